@@ -1,0 +1,170 @@
+"""The contract of time, said naively: a loop over all rows for every query. Imports nothing from mlray.
+
+A row is a dict of plain values after `select`; its instants are int microseconds, UTC. A query's instant is int
+NANOseconds. Numbers are added as `fractions.Fraction`. Slow on purpose: it states what the engine must give.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+Row = Mapping[str, Any]
+Predicate = Callable[[Row], bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    timestamp: str | None = "ts"
+    known_at: str | None = None
+    sequence: str | None = None
+    lag: int = 0
+    where: Predicate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """A bare column."""
+
+    column: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """An aggregate over one window; `size=None` is a lifetime, `column=None` counts rows."""
+
+    kind: str
+    column: str | None = None
+    size: int | None = None
+    offset: int = 0
+    closed: str = "left"
+    resolution: int | None = None
+    where: Predicate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """`ties`: the columns that the view reads by first mention in its features, then those of its predicates.
+
+    `ttl` in microseconds, both ends in; `closed="left"` keeps a latest value from seeing its own instant.
+    """
+
+    source: Source
+    features: Mapping[str, Latest | Window]
+    keys: tuple[str, ...] = ("k",)
+    ties: tuple[str, ...] = ()
+    ttl: int | None = None
+    closed: str = "right"
+
+
+def answer(view: View, rows: Sequence[Row], key: tuple[Any, ...], q: int | None) -> dict[str, Any]:
+    """Every feature of `key` as of `q` nanoseconds; all null for a null key or instant."""
+    if q is None or None in key:
+        return dict.fromkeys(view.features)
+    known = events(view, rows, key, q // 1000)
+    p = q - view.source.lag * 1000
+    return {name: _value(view, feature, known, p) for name, feature in view.features.items()}
+
+
+def events(view: View, rows: Sequence[Row], key: tuple[Any, ...], known: int) -> list[Row]:
+    """The events of `key` as they were known at `known`, in the order of time and ties."""
+    source, chosen = view.source, dict[Any, Row]()
+    for number, row in enumerate(rows):
+        late = source.known_at and (row[source.known_at] is None or row[source.known_at] > known)
+        timeless = source.timestamp and row[source.timestamp] is None
+        if tuple(row[k] for k in view.keys) != key or late or timeless:
+            continue
+        sequence = row[source.sequence] if source.sequence else None
+        instant = row[source.timestamp] if source.timestamp else None
+        event = ("row", number) if sequence is None else ("event", instant, sequence)
+        if event not in chosen or _rank(row, (source.known_at, *view.ties)) > _rank(
+            chosen[event], (source.known_at, *view.ties)
+        ):
+            chosen[event] = row
+    by_time = (source.timestamp, source.sequence, source.known_at, *view.ties)
+    by_knowledge = (source.known_at, source.sequence, *view.ties)
+    kept = (row for row in chosen.values() if source.where is None or source.where(row) is True)
+    return sorted(kept, key=lambda row: _rank(row, by_time if source.timestamp else by_knowledge))
+
+
+def _rank(row: Row, columns: Sequence[str | None]) -> list[tuple[int, Any]]:
+    return [_place(row[column]) for column in columns if column is not None]
+
+
+def _place(value: Any) -> tuple[int, Any]:
+    """Nulls lowest, NaN highest, text by its bytes."""
+    if value is None or value != value:
+        return (0 if value is None else 2, 0)
+    return (1, value.encode() if isinstance(value, str) else value)
+
+
+def _value(view: View, feature: Latest | Window, known: Sequence[Row], p: int) -> Any:
+    clock = view.source.timestamp
+    floor, ceil = p // 1000, -(-p // 1000)
+    if isinstance(feature, Latest):
+        end = floor if view.closed == "right" else ceil - 1
+        start = -math.inf if view.ttl is None else floor - view.ttl
+        seen = [row for row in known if clock is None or start <= row[clock] <= end]
+        return seen[-1][feature.column] if seen else None
+    assert clock is not None
+    right = feature.closed == "right"
+    end = (floor if right else ceil) - feature.offset
+    start = -math.inf if feature.size is None else end - feature.size
+    if feature.resolution and feature.size is not None:
+        start = start // feature.resolution * feature.resolution
+    inside = [row for row in known if (start < row[clock] <= end if right else start <= row[clock] < end)]
+    kept = [row for row in inside if feature.where is None or feature.where(row) is True]
+    return aggregate(feature.kind, [row[feature.column] if feature.column else 1 for row in kept])
+
+
+def aggregate(kind: str, inputs: Sequence[Any]) -> Any:
+    """One aggregate of `inputs`, given in the order of time; nulls and NaN do not count."""
+    usable = [0.0 if v == 0 and isinstance(v, float) else v for v in inputs if v is not None and v == v]
+    if kind in ("count", "count_distinct"):
+        return len(usable if kind == "count" else set(usable))
+    return _AGGREGATES[kind](usable) if usable else None
+
+
+def _total(values: Sequence[Any], whole: bool = True) -> Any:
+    infinite = {v for v in values if isinstance(v, float) and math.isinf(v)}
+    if infinite:
+        return infinite.pop() if len(infinite) == 1 else None
+    exact = sum(map(Fraction, values), Fraction(0))
+    if whole and all(isinstance(v, int) for v in values):
+        if not -(2**63) <= exact < 2**63:
+            raise OverflowError(f"the sum {exact} is no int64")
+        return int(exact)
+    return rounded(exact)
+
+
+def rounded(exact: Fraction | int) -> float:
+    """The nearest double, ties to even; beyond the doubles an infinity."""
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    total = _total(values, whole=False)
+    return None if total is None else float(total) / len(values)
+
+
+def _var(values: Sequence[Any]) -> float | None:
+    if len(values) < 2 or any(isinstance(v, float) and math.isinf(v) for v in values):
+        return None
+    exact = [Fraction(v) for v in values]
+    centre = sum(exact, Fraction(0)) / len(exact)
+    return rounded(sum(((v - centre) ** 2 for v in exact), Fraction(0)) / (len(exact) - 1))
+
+
+def _std(values: Sequence[Any]) -> float | None:
+    var = _var(values)
+    return None if var is None else math.sqrt(var)
+
+
+_AGGREGATES: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "sum": _total, "mean": _mean, "var": _var, "std": _std, "min": min, "max": max,
+    "first": lambda values: values[0], "last": lambda values: values[-1],
+}
