@@ -1,0 +1,102 @@
+"""Every error that a caller can act on: what was asked, what was needed, what was got, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Self
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The sentence that lists `known` and points at the nearest one; empty where nothing is known."""
+    names = sorted(set(known))
+    if not names:
+        return ""
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"; known are {shown}" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+class MlrayError(Exception):
+    """The root of all errors raised on purpose by mlray."""
+
+
+class DefinitionError(MlrayError, ValueError):
+    """A declaration contradicts itself or the contract."""
+
+
+class ConfigError(MlrayError, ValueError):
+    """A setting is missing, misspelt or cannot work here."""
+
+    @classmethod
+    def unknown_key(cls, where: str, key: str, known: Iterable[str]) -> Self:
+        return cls(f"{where}: there is no setting '{key}'{did_you_mean(key, known)}")
+
+
+class UnknownName(MlrayError, LookupError):
+    """A name that nothing carries."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        return cls(f"there is no {kind} '{name}'{did_you_mean(name, known)}")
+
+
+class SchemaError(MlrayError, ValueError):
+    """Columns or types are not what a definition needs."""
+
+    @classmethod
+    def missing_column(cls, who: str, column: str, where: str, columns: Iterable[str]) -> Self:
+        return cls(f"{who}: column '{column}' is not in {where}{did_you_mean(column, columns)}")
+
+
+class TimeError(MlrayError, ValueError):
+    """An instant that is naive, out of range or out of reach."""
+
+    @classmethod
+    def naive(cls, argument: str, value: object) -> Self:
+        return cls(
+            f"{argument}={value!r} has no time zone; pass an aware datetime, for example "
+            "datetime(2026, 1, 31, tzinfo=timezone.utc)"
+        )
+
+
+class TableNotFound(MlrayError, LookupError):
+    """A Delta table that is not where it was said to be."""
+
+
+class OverflowInSum(MlrayError, OverflowError):
+    """An integer sum left int64."""
+
+
+class TransformationFailed(MlrayError):
+    """A `select`, a `where` or an on-demand function raised; the message names it and the rows it had."""
+
+
+class NotMaterialized(MlrayError):
+    """A view has no online state yet."""
+
+
+class DefinitionChanged(MlrayError):
+    """A model pins definitions that are no longer those it is asked to run with."""
+
+
+class CorruptArtifact(MlrayError):
+    """Bytes whose digest is not the recorded one."""
+
+
+class TrainingFailed(MlrayError):
+    """A run that could not end well; the message names the step and the remedy."""
+
+
+class PortInUse(MlrayError, OSError):
+    """A port that another process holds."""
+
+
+class Conflict(MlrayError):
+    """Somebody else changed the same thing first."""
+
+
+class InvalidName(MlrayError, ValueError):
+    """A name outside the one rule of its kind."""
+
+
+class RegistryUnavailable(MlrayError, ConnectionError):
+    """The database, the artifact store or the actor of the registry does not answer; trying later may help."""
