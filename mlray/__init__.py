@@ -1,0 +1,43 @@
+"""A feature store, a training loop and a model registry that are one system, on Ray.
+
+The law: a training row as of time t equals, bit for bit, what online serving would have answered at t.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlray.aggregation.count import Count
+from mlray.aggregation.distinct import CountDistinct
+from mlray.aggregation.extreme import Max, Min
+from mlray.aggregation.position import First, Last
+from mlray.aggregation.total import Mean, Sum
+from mlray.aggregation.variance import Std, Var
+from mlray.aggregation.window import days, hours, lifetime, minutes
+from mlray.errors import MlrayError
+from mlray.features.entity import Entity
+from mlray.features.on_demand import on_demand
+from mlray.features.service import FeatureService
+from mlray.features.source import DeltaSource, RequestSource
+from mlray.features.view import FeatureView
+
+if TYPE_CHECKING:
+    from mlray.platform import Platform, Settings, connect
+    from mlray.training.trainer import Trainer
+
+__all__ = [
+    "Count", "CountDistinct", "DeltaSource", "Entity", "FeatureService", "FeatureView", "First", "Last", "Max", "Mean",
+    "Min", "MlrayError", "Platform", "RequestSource", "Settings", "Std", "Sum", "Trainer", "Var", "connect", "days",
+    "hours", "lifetime", "minutes", "on_demand",
+]
+
+# Named here, imported when first used: they bring Arrow, Ray and torch, which a declaration does not need.
+_LATER = {
+    "Platform": "mlray.platform", "Settings": "mlray.platform", "connect": "mlray.platform",
+    "Trainer": "mlray.training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'mlray' has no attribute '{name}'")
+    return getattr(import_module(_LATER[name]), name)

@@ -1,0 +1,1 @@
+"""What an aggregate is, and what a window is; knows no Ray and no storage."""

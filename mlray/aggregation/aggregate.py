@@ -1,0 +1,113 @@
+"""What an aggregate is: a declaration, and a function from ranges of ordered values to results.
+
+A kind of aggregate is one file: a subclass of `Aggregate` that names itself and computes `over`. The windows, the
+visibility of rows, nulls, `where` and storage are not its business: it is given the usable values of a column in
+event order and, per query, the half-open range [lo, hi) of them that its window holds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlray.aggregation.window import Closed, Lifetime, Window, microseconds
+from mlray.errors import DefinitionError
+
+Ranges = NDArray[np.int64]
+ResultType = Literal["int64", "float64", "column", "sum"]
+"""'column': a value of the input column, in its type; 'sum': int64 for integers and bool, else float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The usable values of a column in event order: no null, no NaN, no -0.0.
+
+    `array`: float64, or int64 for integers, bool and every other ordered type coded so that codes order as values do.
+    """
+
+    name: str
+    kind: Literal["int", "float", "ordered"]
+    array: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Per query a value and whether it is one; where not, the value is null."""
+
+    array: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Aggregate(ABC):
+    """An aggregation of `column` over each of `windows`, as a user declares it."""
+
+    column: str = ""
+    _: KW_ONLY
+    windows: Iterable[timedelta | Lifetime | Window]
+    where: str | None = None
+    offset: timedelta = timedelta(0)
+    closed: Closed = "left"
+    resolution: timedelta = timedelta(0)
+    name: str | None = None
+
+    kind: ClassVar[str]
+    result: ClassVar[ResultType]
+    numeric: ClassVar[bool] = False
+    """Whether the column must hold numbers."""
+    needs_column: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.column and self.needs_column:
+            raise DefinitionError(f"{type(self).__name__} needs a column: {type(self).__name__}('amount', windows=...)")
+        spans = tuple(self._window(w) for w in self.windows)
+        if not spans:
+            raise DefinitionError(f"{type(self).__name__}({self.column!r}) has no windows; give windows=[days(7)]")
+        object.__setattr__(self, "windows", spans)
+
+    @property
+    def spans(self) -> tuple[Window, ...]:
+        """The declared windows."""
+        return tuple(w for w in self.windows if isinstance(w, Window))
+
+    def _window(self, length: timedelta | Lifetime | Window) -> Window:
+        if isinstance(length, Window):
+            return length
+        if not isinstance(length, timedelta | Lifetime):
+            raise DefinitionError(f"a window is a timedelta such as days(7), or lifetime; got {length!r}")
+        size = microseconds(length) if isinstance(length, timedelta) else None
+        return Window(size, microseconds(self.offset), self.closed, microseconds(self.resolution))
+
+    @property
+    def stem(self) -> str:
+        """The feature name before the window."""
+        return f"{self.column}_{self.label}" if self.column else self.label
+
+    @property
+    def label(self) -> str:
+        """The aggregate's part of a feature name."""
+        return self.kind
+
+    def feature_name(self, window: Window) -> str:
+        """`name=` is the whole name of a single window, or the stem before several."""
+        if self.name is not None and len(self.spans) == 1:
+            return self.name
+        return f"{self.name or self.stem}_{window.name}"
+
+    @abstractmethod
+    def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
+        """The aggregate of values[lo:hi] per query; 0 <= lo <= hi <= len(values.array)."""
+
+
+Kind = TypeVar("Kind", bound=Aggregate)
+registered: dict[str, type[Aggregate]] = {}
+
+
+def register(kind: type[Kind]) -> type[Kind]:
+    """Makes a kind known by its name, to the catalog and to the law tests."""
+    registered[kind.__name__] = kind
+    return kind

@@ -1,0 +1,99 @@
+"""Events in order, and which of them a query may see.
+
+Rows are sorted by (entity code, event time, sequence, known_at, tie order). A row counts for a query at q if it is known
+by then and not yet replaced by a later version of its event: `known <= q < replaced`. Almost always every row in a window
+is; then a window is a range [lo, hi) of rows, and kernels take ranges. The few queries that meet a hidden row get a copy
+of the rows they see, behind the others, and so become ranges too.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlray.aggregation.aggregate import Ranges
+from mlray.aggregation.ranges import expand, extreme
+from mlray.aggregation.window import EARLIEST, LATEST, Instants, Times
+
+NOWHERE = -1
+"""The code of a key that no event carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Sorted events: entity code >= 0, event time, and the half-open [known, replaced) in which each is current."""
+
+    codes: Ranges
+    times: Times
+    known: Times | None = None
+    replaced: Times | None = None
+
+    def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
+        """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
+        distinct = np.unique(self.times)
+        stride = len(distinct) + 1
+        rows = self.codes * stride + np.searchsorted(distinct, self.times)
+        here = codes != NOWHERE
+        lo, hi = (
+            np.where(here, np.searchsorted(rows, codes * stride + np.searchsorted(distinct, bound)), 0)
+            for bound in (start, end)
+        )
+        return lo, np.maximum(lo, hi)
+
+    def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
+        """Whether each row is current at its q."""
+        seen = np.ones(len(rows), dtype=np.bool_)
+        if self.known is not None:
+            seen &= self.known[rows] <= q
+        if self.replaced is not None:
+            seen &= q < self.replaced[rows]
+        return seen
+
+    def newest(self, lo: Ranges, hi: Ranges, q: Times) -> Ranges:
+        """The last current row of each range, NOWHERE for none; steps back over hidden rows."""
+        row = np.where(hi > lo, hi - 1, NOWHERE)
+        open_ = np.flatnonzero(row != NOWHERE)
+        while len(open_):
+            open_ = open_[~self.current(row[open_], q[open_])]
+            row[open_] -= 1
+            row[open_[row[open_] < lo[open_]]] = NOWHERE
+            open_ = open_[row[open_] != NOWHERE]
+        return row
+
+    def visible(self, lo: Ranges, hi: Ranges, q: Times) -> tuple[Ranges | None, Ranges, Ranges]:
+        """(rows, lo, hi): the ranges over `rows` (None: over all events) that hold only what each query may see."""
+        hidden = np.flatnonzero(self._meets_hidden(lo, hi, q))
+        if not len(hidden):
+            return None, lo, hi
+        index, query = expand(lo[hidden], hi[hidden])
+        keep = self.current(index, q[hidden][query])
+        index, length = index[keep], np.bincount(query[keep], minlength=len(hidden))
+        lo, hi = lo.copy(), hi.copy()
+        hi[hidden] = len(self.times) + np.cumsum(length)
+        lo[hidden] = hi[hidden] - length
+        return np.concatenate((np.arange(len(self.times)), index)), lo, hi
+
+    def _meets_hidden(self, lo: Ranges, hi: Ranges, q: Times) -> NDArray[np.bool_]:
+        met = np.zeros(len(lo), dtype=np.bool_)
+        if self.known is not None:
+            met |= extreme(np.maximum, self.known, lo, hi) > q
+        if self.replaced is not None:
+            met |= extreme(np.minimum, self.replaced, lo, hi) <= q
+        return met & (hi > lo)
+
+
+def replaced_at(same_event: NDArray[np.bool_], known: Times) -> Times:
+    """Per sorted row the instant from which the next version of its event counts; `same_event[i]`: row i + 1 is one."""
+    out = np.full(len(known), LATEST)
+    out[:-1][same_event] = known[1:][same_event]
+    return out
+
+
+def always(length: int) -> Times:
+    """known_at of rows that were known from the beginning."""
+    return np.full(length, EARLIEST)
+
+
+def at_query(q: Instants) -> Times:
+    """The instant that known_at is compared with: q, rounded down."""
+    return q.floor
