@@ -1,7 +1,7 @@
 """The contract of time, said naively: a loop over all rows for every query. Imports nothing from mlray.
 
-A row is a dict of plain values after `select`; its instants are int microseconds, UTC. A query's instant is int
-NANOseconds. Numbers are added as `fractions.Fraction`. Slow on purpose: it states what the engine must give.
+A row is a dict of plain values after `select`; its instants are int microseconds, UTC; a query's are nanoseconds.
+Numbers are added as `fractions.Fraction`. Slow on purpose: it states what the engine must give.
 """
 
 import math
