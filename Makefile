@@ -1,0 +1,64 @@
+# make demo | test | lint | bench | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another interpreter.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/sh
+
+CANDIDATES := python3.11 python3.12 python3.13 python3
+PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(PROBE)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONFIG ?= configs/flights.toml
+
+.PHONY: help demo test lint bench constraints clean
+
+help:
+	@echo "make demo         from raw flights to a served prediction ($(CONFIG))"
+	@echo "make test         the test suite; ARGS='tests/flights -k spine' narrows it"
+	@echo "make lint         ruff, mypy --strict, import-linter"
+	@echo "make bench        the benchmarks"
+	@echo "make constraints  resolve the tested set anew"
+	@echo "make clean        remove what demo, test and lint made; .venv stays"
+
+demo: .venv/.demo
+	$(BIN)/mlray demo --config $(CONFIG) $(ARGS)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# The stamps are older than pyproject.toml or constraints.txt only when something is to be installed. What .[dev]
+# installs contains .[demo], hence both stamps.
+.venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch .venv/.demo .venv/.dev
+
+.venv/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	@touch .venv/.demo
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv found; install one or call: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "making .venv with $(PYTHON) and installing; this takes some minutes, once" >&2
+	$(PYTHON) -m venv .venv
+
+constraints:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv found" >&2; exit 1; }
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet -e '.[dev]'
+	{ grep '^#' constraints.txt; build/constraints/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+clean:
+	rm -rf build data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find mlray configs jobs tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
