@@ -1,6 +1,6 @@
 """The contract of time, said naively: a loop over all rows for every query. Imports nothing from mlray.
 
-A row is a dict of plain values after `select`; its instants are int microseconds, UTC; a query's are nanoseconds.
+A row is a dict of plain values after `select`; instants are int microseconds, of a query nanoseconds, UTC.
 Numbers are added as `fractions.Fraction`. Slow on purpose: it states what the engine must give.
 """
 
