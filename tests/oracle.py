@@ -93,9 +93,11 @@ def _rank(row: Row, columns: Sequence[str | None]) -> list[tuple[int, Any]]:
 
 
 def _place(value: Any) -> tuple[int, Any]:
-    """Nulls lowest, NaN highest, text by its bytes."""
+    """Nulls lowest, NaN highest, -0.0 below 0.0, text by its bytes."""
     if value is None or value != value:
         return (0 if value is None else 2, 0)
+    if isinstance(value, float):
+        return (1, (value, math.copysign(1.0, value)))
     return (1, value.encode() if isinstance(value, str) else value)
 
 

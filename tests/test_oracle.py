@@ -121,6 +121,7 @@ def test_ties_go_to_the_greater_value_nulls_lowest_nan_highest() -> None:
     last = {"v": Latest(column="v")}
     assert ask(rows("ts", "v", of=[(10, 2.0), (10, None), (10, 3.0)]), 10, **last) == [3.0]
     assert math.isnan(ask(rows("ts", "v", of=[(10, NAN), (10, INF)]), 10, **last)[0])
+    assert math.copysign(1, ask(rows("ts", "v", of=[(10, 0.0), (10, -0.0)]), 10, **last)[0]) == 1
     assert ask(rows("ts", "v", of=[(10, "Z"), (10, "é"), (10, "a")]), 10, **last) == ["é"]
 
 
