@@ -7,7 +7,7 @@ event order and, per query, the half-open range [lo, hi) of them that its window
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -97,6 +97,12 @@ class Aggregate(ABC):
         if self.name is not None and len(self.spans) == 1:
             return self.name
         return f"{self.name or self.stem}_{window.name}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a kind declares beyond these fields, as plain data."""
+        own = {f.name for f in fields(self)} - {f.name for f in fields(Aggregate)}
+        return {name: getattr(self, name) for name in sorted(own)}
 
     @abstractmethod
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:

@@ -172,7 +172,8 @@ def _round_to_53(head: NDArray[np.uint64], sticky: NDArray[np.bool_]) -> NDArray
     kept, rest = head >> np.uint64(11), head & np.uint64(0x7FF)
     half = np.uint64(0x400)
     up = (rest > half) | ((rest == half) & (sticky | (kept & np.uint64(1) == 1)))
-    return (kept + up).astype(np.float64)
+    rounded: NDArray[np.float64] = (kept + up).astype(np.float64)
+    return rounded
 
 
 def finite_parts(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], Ranges, Ranges]:

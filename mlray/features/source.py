@@ -51,7 +51,7 @@ class _Frozen(dict[str, str]):
     """A mapping of text that can be hashed, so that declarations are values."""
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
+        return hash(frozenset(self.items()))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RequestSource:
 
 class _FrozenTypes(dict[str, type]):
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
+        return hash(frozenset(self.items()))
 
 
 @dataclass(frozen=True)

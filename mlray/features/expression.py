@@ -1,0 +1,99 @@
+"""Row-level SQL: Polars' dialect, one row in, one value out, the same value at any time and in any company."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from mlray.errors import DefinitionError, SchemaError, TransformationFailed
+
+_TEXT = re.compile(r"'(?:[^']|'')*'")
+_CLOCK = re.compile(r"\b(now|current_timestamp|current_date|current_time|localtime|localtimestamp|today|random|rand|uuid)\b", re.I)
+
+_MANY_ROWS = re.compile(
+    r"Agg|Over|Window|Len|Sort|SortBy|Gather|Filter|Explode|Slice|.*Range|Shift.*|Cum.*|Rolling.*|Ewm.*|Rank|Diff|Reverse"
+    r"|Random|Sample|Shuffle|Unique.*|TopK.*|PctChange|FillNullWithStrategy|Interpolate.*|Mode|Skew|Kurtosis|ValueCounts"
+    r"|Drop(Nulls|Nans)|Any|All|NullCount"
+)
+"""Names of Polars' expression nodes and functions that look at other rows, as `meta.serialize` writes them."""
+
+
+@lru_cache(maxsize=1024)
+def parsed(sql: str, who: str) -> pl.Expr:
+    """The expression; DefinitionError where it does not parse, or is an aggregate, a window, a clock or random."""
+    if clock := _CLOCK.search(_TEXT.sub("", sql)):
+        raise DefinitionError(
+            f"{who}: {sql!r} calls {clock.group()}, whose value changes from run to run; use a column of the row instead"
+        )
+    try:
+        expression = pl.sql_expr(sql)
+    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+        raise DefinitionError(f"{who}: {sql!r} is not row-level SQL (Polars' dialect): {error}") from error
+    if any(_MANY_ROWS.fullmatch(name) for name in _node_names(json.loads(expression.meta.serialize(format="json")))):
+        raise DefinitionError(
+            f"{who}: {sql!r} looks at more than one row; row-level SQL has no aggregates and no windows: declare an "
+            "aggregation with a window instead"
+        )
+    return expression
+
+
+def mentioned(sql: str, who: str) -> list[str]:
+    """The columns that an expression reads, in order of first mention in its text."""
+    names = dict.fromkeys(parsed(sql, who).meta.root_names())
+    return sorted(names, key=lambda name: _first_mention(name, sql))
+
+
+def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
+    """The expressions over the table's columns: one column each, as many rows as the table.
+
+    SchemaError names a column that is not there; TransformationFailed carries the engine's own message and the row count.
+    """
+    made = {name: parsed(sql, who) for name, sql in expressions.items()}
+    columns = list(dict.fromkeys(c for e in made.values() for c in e.meta.root_names()))
+    for column in columns:
+        if column not in table.column_names:
+            raise SchemaError.missing_column(who, column, "the table", table.column_names)
+    length = pl.select(pl.repeat(0, table.num_rows, dtype=pl.Int8).alias("__length"))
+    frame = pl.DataFrame(pl.from_arrow(table.select(columns))) if columns else length
+    try:
+        result = frame.with_columns(length.to_series()).select(
+            "__length", *(e.alias(name) for name, e in made.items())
+        )
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise TransformationFailed(f"{who}: {expressions} failed over {table.num_rows} rows: {error}") from error
+    return result.drop("__length").to_arrow()
+
+
+def predicate(table: pa.Table, sql: str, who: str) -> pa.Array:
+    """A bool per row; a null predicate is false."""
+    column = compute(table, {"__where": sql}, who).column(0)
+    if not pa.types.is_boolean(column.type):
+        raise SchemaError(f"{who}: where={sql!r} gives {column.type}, a predicate must give true or false")
+    return column.combine_chunks().fill_null(False)
+
+
+def _node_names(node: Any) -> Iterator[str]:
+    """The names of nodes and functions; not those of columns, nor literals."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, list):
+        for child in node:
+            yield from _node_names(child)
+    elif isinstance(node, dict):
+        for name, child in node.items():
+            yield name
+            if name not in ("Column", "Literal", "dtype", "Alias", "StringExpr", "TemporalExpr"):
+                yield from _node_names(child)
+            elif name == "Alias":
+                yield from _node_names(child[0])
+
+
+def _first_mention(name: str, sql: str) -> int:
+    found = re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", sql)
+    return found.start() if found else len(sql)
+
+

@@ -1,0 +1,1 @@
+"""History: Ray Data over Delta Lake."""

@@ -1,0 +1,102 @@
+"""Delta tables: where they lie, what a version holds, and appends that count once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One version of a Delta table. `size` in bytes of its files."""
+
+    path: str
+    version: int
+    schema: pa.Schema
+    rows: int
+    size: int
+    files: int
+
+
+def resolve(lake: str, path: str) -> str:
+    """An absolute path or URL as it is, a relative path under the lake."""
+    return path if "://" in path or Path(path).is_absolute() else f"{lake.rstrip('/')}/{path}"
+
+
+def exists(path: str) -> bool:
+    """Whether a Delta table lies at `path`."""
+    return bool(DeltaTable.is_deltatable(path))
+
+
+def table_at(path: str, who: str, version: int | None = None) -> Table:
+    """The table as of `version` (None: the newest). TableNotFound, or MlrayError for table features not supported."""
+    opened = _open(path, who, version)
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    rows = sum(n or 0 for n in actions.column("num_records").to_pylist()) if actions.num_rows else 0
+    size = sum(actions.column("size_bytes").to_pylist()) if actions.num_rows else 0
+    return Table(path, opened.version(), pa.schema(opened.schema().to_arrow()), rows, size, actions.num_rows)
+
+
+def read(path: str, version: int, columns: list[str], part: int = 0, parts: int = 1) -> pa.Table:
+    """The given columns of every `parts`-th file from file `part` on, in order of the files' names."""
+    dataset = _open(path, path, version).to_pyarrow_dataset()
+    fragments = sorted(dataset.get_fragments(), key=lambda f: f.path)[part::parts]
+    schema = pa.schema([dataset.schema.field(c) for c in columns])
+    tables = [f.to_table(columns=columns, schema=dataset.schema) for f in fragments]
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) -> int | None:
+    """Appends in one commit, creating the table where there is none; gives its version.
+
+    transaction: a name that is applied once; None is returned where it was applied before.
+    """
+    if exists(path):
+        table = _open(path, who, None)
+        if transaction is not None and table.transaction_version(transaction) is not None:
+            return None
+        rows = _conformed(rows, pa.schema(table.schema().to_arrow()), who)
+    marks = [Transaction(transaction, 1)] if transaction else []
+    try:
+        write_deltalake(path, rows, mode="append", commit_properties=CommitProperties(app_transactions=marks))
+    except CommitFailedError as error:
+        raise Conflict(f"{who}: another writer changed {path} at the same time; try again: {error}") from error
+    return _open(path, who, None).version()
+
+
+def _open(path: str, who: str, version: int | None) -> DeltaTable:
+    try:
+        return DeltaTable(path, version=version)
+    except TableNotFoundError as error:
+        raise TableNotFound(
+            f"{who}: there is no Delta table at {path}; check `path` and the lake, or write the table first"
+        ) from error
+    except DeltaError as error:
+        raise MlrayError(f"{who}: the Delta table at {path} cannot be read: {error}") from error
+
+
+def _conformed(rows: pa.Table, schema: pa.Schema, who: str) -> pa.Table:
+    """The rows in the table's columns and types; SchemaError names what is missing, extra or of another type."""
+    for name in rows.column_names:
+        if name not in schema.names:
+            raise SchemaError(f"{who}: column '{name}' is not in the table; its columns are {', '.join(schema.names)}")
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names and not field.nullable:
+            raise SchemaError.missing_column(who, field.name, "the rows", rows.column_names)
+        columns.append(_cast(rows, field, who))
+    return pa.table(columns, schema=schema)
+
+
+def _cast(rows: pa.Table, field: pa.Field, who: str) -> pa.ChunkedArray:
+    if field.name not in rows.column_names:
+        return pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
+    column = rows.column(field.name)
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(f"{who}: column '{field.name}' is {column.type}, the table has {field.type}: {error}") from error
