@@ -1,0 +1,1 @@
+"""Model versions: rules and tables, content-addressed artifacts, and the named actor over both."""

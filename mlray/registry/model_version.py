@@ -1,0 +1,92 @@
+"""What the registry says about a model version; needs neither a database nor Ray."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+
+class RunLike(Protocol):
+    """What `register` reads of a training run."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def service_hash(self) -> str: ...
+    @property
+    def service_definition(self) -> str: ...
+    @property
+    def sources(self) -> Mapping[str, int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def spine(self) -> str: ...
+    @property
+    def features(self) -> Sequence[str]: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRecord:
+    """What is known of a checkpoint before it has a version; mappings hold plain JSON values."""
+
+    digest: str
+    service: str
+    service_hash: str
+    service_definition: str
+    sources: Mapping[str, int]
+    fingerprint: str
+    spine: str
+    features: tuple[str, ...]
+    label: str
+    metrics: Mapping[str, float]
+    run_id: str
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    signature: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion(VersionRecord):
+    """A registered checkpoint, version 1, 2, 3 of a model; `created_at` is in UTC, `aliases` are sorted."""
+
+    name: str
+    version: int
+    author: str
+    created_at: datetime
+    aliases: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+def record_of(run: RunLike, *, digest: str, signature: Mapping[str, Any]) -> VersionRecord:
+    """The record of a run whose checkpoint is stored under `digest`."""
+    return VersionRecord(
+        digest=digest,
+        service=run.service,
+        service_hash=run.service_hash,
+        service_definition=run.service_definition,
+        sources=dict(run.sources),
+        fingerprint=run.fingerprint,
+        spine=run.spine,
+        features=tuple(run.features),
+        label=run.label,
+        metrics=dict(run.metrics),
+        run_id=run.id,
+        config=dict(run.config),
+        provenance=dict(run.provenance),
+        signature=dict(signature),
+    )
