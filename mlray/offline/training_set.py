@@ -1,0 +1,152 @@
+"""A training set: a lazy Ray Dataset of spine rows and features, and what it was made of."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from deltalake import write_deltalake
+
+from mlray.features.catalog import service_hash, service_text
+from mlray.features.evaluate import view_schema
+from mlray.features.service import FeatureService
+from mlray.features.vector import vector_schema
+from mlray.offline import delta
+from mlray.offline.point_in_time import Join, Read, joined, plan
+from mlray.offline.spine import ROW, Spine, check, spine_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One row per spine row: the spine's columns, then the service's features.
+
+    sources: the Delta version read of each source; fingerprint: of definitions, versions and spine.
+    """
+
+    definition: FeatureService
+    label: str | None
+    timestamp: str
+    schema: pa.Schema
+    sources: dict[str, int]
+    fingerprint: str
+    spine: Spine
+    reads: Sequence[Read]
+    ordered: Any
+
+    @property
+    def dataset(self) -> Any:
+        """The lazy ray.data.Dataset; its order is the spine's where every view is broadcast."""
+        return self.ordered.drop_columns([ROW])
+
+    @property
+    def features(self) -> list[str]:
+        return self.definition.names
+
+    @property
+    def service(self) -> str:
+        return self.definition.name
+
+    @property
+    def service_hash(self) -> str:
+        return service_hash(self.definition)
+
+    @property
+    def service_definition(self) -> str:
+        return service_text(self.definition)
+
+    def count(self) -> int:
+        """The number of spine rows."""
+        return self.spine.rows
+
+    def explain(self) -> str:
+        """How each view is joined, why, and what is read."""
+        lines = [f"training set of {self.service}: {self.spine.text}, {len(self.features)} features"]
+        for read in self.reads:
+            lines.append(f"  {read.view.name}: {read.join} of {read.view.source.name} version {read.table.version}"
+                         f" ({read.table.rows:,} rows, {read.table.files} files); {read.reason}")
+        return "\n".join(lines)
+
+    def to_arrow(self) -> pa.Table:
+        """All rows here, in spine order."""
+        blocks = [block for block in ray.get(self.ordered.to_arrow_refs()) if block.num_rows]
+        table = pa.concat_tables([_typed(block, self.schema) for block in blocks] or [self._empty()])
+        return table.sort_by(ROW).drop_columns([ROW]).combine_chunks()
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All rows here, in spine order."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> "pl.DataFrame":
+        """All rows here, in spine order."""
+        import polars as pl  # heavy, and only this form needs it
+
+        return pl.DataFrame(pl.from_arrow(self.to_arrow()))
+
+    def write_delta(self, path: str) -> int:
+        """Writes a new Delta table in one commit, block by block; gives the number of rows."""
+        reader = pa.RecordBatchReader.from_batches(self.schema, self._batches())
+        write_deltalake(path, reader, mode="error")
+        return self.count()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for block in self.dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from block.cast(self.schema).to_batches()
+
+    def _empty(self) -> pa.Table:
+        return self.schema.append(pa.field(ROW, pa.int64())).empty_table()
+
+
+def build(
+    service: FeatureService, spine: Any, *, lake: str, label: str | None, timestamp: str,
+    join: Join = "auto", versions: dict[str, int] | None = None,
+) -> TrainingSet:
+    """Plans the training set and pins every source's version; nothing but the spine is read yet.
+
+    versions: the Delta version of a source where not the newest.
+    """
+    tables = source_tables(service, lake, versions or {})
+    views = {view.name: view_schema(view, tables[view.source.name].schema) for view in service.views}
+    made = spine_of(spine, lake)
+    check(service, made.schema, timestamp, label)
+    reads = plan(service, tables, join)
+    dataset = joined(service, reads, made.dataset, made.schema.append(pa.field(ROW, pa.int64())), timestamp)
+    pinned = {name: table.version for name, table in tables.items()}
+    return TrainingSet(
+        definition=service, label=label, timestamp=timestamp, schema=_schema(made.schema, vector_schema(service, views)),
+        sources=pinned, fingerprint=_fingerprint(service, pinned, made, label, timestamp), spine=made, reads=reads,
+        ordered=dataset,
+    )
+
+
+def source_tables(service: FeatureService, lake: str, versions: dict[str, int] | None = None) -> dict[str, delta.Table]:
+    """Each source's table by name, at the given version or the newest."""
+    return {
+        source.name: delta.table_at(delta.resolve(lake, source.path), f"source {source.name}",
+                                    (versions or {}).get(source.name))
+        for source in service.sources
+    }
+
+
+def _schema(spine: pa.Schema, vectors: pa.Schema) -> pa.Schema:
+    """Spine columns (request fields in their declared type), then features."""
+    own = [vectors.field(f.name) if f.name in vectors.names else f for f in spine]
+    return pa.schema(own + [f for f in vectors if f.name not in spine.names])
+
+
+def _fingerprint(
+    service: FeatureService, versions: dict[str, int], spine: Spine, label: str | None, timestamp: str
+) -> str:
+    parts = [service_hash(service), sorted(versions.items()), spine.digest, label, timestamp]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _typed(block: pa.Table, schema: pa.Schema) -> pa.Table:
+    return block.cast(schema.append(pa.field(ROW, pa.int64())).empty_table().select(block.column_names).schema)
