@@ -28,7 +28,7 @@ def absolute_database_url(text: str) -> str:
         scheme = url.get_backend_name()
         if scheme not in SCHEMES:
             near = did_you_mean(scheme, SCHEMES)
-            raise ConfigError(f"registry={text!r}: no registry database is called '{scheme}'{near}")
+            raise ConfigError(f"registry={shown(text)}: no registry database is called '{scheme}'{near}")
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(

@@ -1,0 +1,234 @@
+"""What is read back is what was stored, or an error that names the file."""
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlray.errors import ConfigError, Conflict, CorruptArtifact, UnknownName
+from mlray.registry.artifacts import ArtifactStore
+from mlray.registry.manifest import Manifest, ManifestFile
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files in two folders, one of them empty and one of several chunks."""
+    root = tmp_path / "folder"
+    (root / "nested").mkdir(parents=True)
+    (root / "model.safetensors").write_bytes(bytes(range(256)) * 10_000)
+    (root / "nested" / "empty").write_bytes(b"")
+    (root / "nested" / "naïve ☕.json").write_text("{}")
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def stored(store: ArtifactStore, content: bytes) -> Path:
+    """Where the store keeps these bytes."""
+    digest = hashlib.sha256(content).hexdigest()
+    return Path(store.url.removeprefix("file://")) / "blobs" / "sha256" / digest[:2] / digest
+
+
+def test_a_folder_comes_back_byte_for_byte(store, folder, tmp_path):
+    digest = store.upload(folder)
+
+    copy = store.download(digest, tmp_path / "copies" / "one")
+
+    assert copy == tmp_path / "copies" / "one"
+    assert contents(copy) == contents(folder)
+    assert os.listdir(copy.parent) == ["one"]
+
+
+def test_the_digest_is_the_sha256_of_the_canonical_manifest(store, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a").write_bytes(b"abc")
+
+    digest = store.upload(tmp_path / "one")
+
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    manifest = '{"files":[{"path":"a","sha256":"' + sha256 + '","size":3}]}'
+    assert digest == hashlib.sha256(manifest.encode()).hexdigest()
+
+
+def test_the_same_files_have_the_same_digest_and_are_stored_once(store, folder, tmp_path):
+    (tmp_path / "twin").mkdir()
+    for path, content in sorted(contents(folder).items(), reverse=True):
+        (tmp_path / "twin" / path).parent.mkdir(exist_ok=True)
+        (tmp_path / "twin" / path).write_bytes(content)
+    digest = store.upload(folder)
+    before = contents(Path(store.url.removeprefix("file://")))
+
+    assert store.upload(tmp_path / "twin") == digest
+    assert contents(Path(store.url.removeprefix("file://"))) == before
+
+
+def test_one_flipped_bit_is_refused_and_leaves_nothing_behind(store, folder, tmp_path):
+    digest = store.upload(folder)
+    original = (folder / "model.safetensors").read_bytes()
+    flipped = bytes([original[0] ^ 1]) + original[1:]
+    stored(store, original).write_bytes(flipped)
+
+    wanted, got = (hashlib.sha256(content).hexdigest() for content in (original, flipped))
+    with pytest.raises(CorruptArtifact, match=f"model.safetensors: wanted SHA-256 {wanted}, got {got}"):
+        store.download(digest, tmp_path / "copies" / "one")
+
+    assert os.listdir(tmp_path / "copies") == []
+
+
+def test_a_missing_or_shortened_file_is_refused(store, folder, tmp_path):
+    digest = store.upload(folder)
+    blob = stored(store, b"{}")
+    blob.write_bytes(b"{")
+    with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted 2 bytes, got 1 bytes"):
+        store.require(digest)
+
+    blob.unlink()
+    with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted 2 bytes, got nothing"):
+        store.require(digest)
+    with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted SHA-256 .*, got nothing"):
+        store.download(digest, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_changed_manifest_is_refused(store, folder, tmp_path):
+    digest = store.upload(folder)
+    path = Path(store.url.removeprefix("file://")) / "manifests" / "sha256" / digest[:2] / f"{digest}.json"
+    path.write_text(path.read_text().replace("model", "modem"))
+
+    with pytest.raises(CorruptArtifact, match=f"manifest of artifact {digest}: wanted SHA-256 {digest}, got"):
+        store.download(digest, tmp_path / "copy")
+
+
+def test_other_bytes_under_a_file_s_digest_are_never_built_upon(store, folder):
+    store.upload(folder)
+    stored(store, b"{}").write_bytes(b"[]")
+
+    with pytest.raises(CorruptArtifact, match="remove it and upload again"):
+        store.upload(folder)
+
+
+UPLOAD = (
+    "import sys; from mlray.registry.artifacts import ArtifactStore; ArtifactStore(sys.argv[1]).upload(sys.argv[2])"
+)
+
+
+def test_an_upload_killed_half_way_is_invisible_and_can_be_repeated(store, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"abc")
+    with (folder / "b").open("wb") as large:
+        large.truncate(400 << 20)
+    process = subprocess.Popen([sys.executable, "-c", UPLOAD, store.url, str(folder)])
+    while not stored(store, b"abc").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not Path(store.url.removeprefix("file://"), "manifests").exists()
+
+    (folder / "b").write_bytes(b"small now")
+    digest = store.upload(folder)
+
+    assert contents(store.download(digest, tmp_path / "copy")) == {"a": b"abc", "b": b"small now"}
+
+
+def test_a_file_that_changes_between_hash_and_upload_is_not_stored(store, tmp_path):
+    (tmp_path / "one").mkdir()
+    path = tmp_path / "one" / "a"
+    path.write_bytes(b"before")
+    file = ManifestFile(path="a", size=6, sha256=hashlib.sha256(b"before").hexdigest())
+    path.write_bytes(b"behind")
+
+    with pytest.raises(Conflict, match="changed while it was uploaded"):
+        store._put_blob(path, file)
+
+    assert not stored(store, b"before").exists()
+
+
+def test_a_directory_that_holds_the_artifact_is_kept_and_any_other_refused(store, folder, tmp_path):
+    digest = store.upload(folder)
+    copy = store.download(digest, tmp_path / "copy")
+    inode = (copy / "model.safetensors").stat().st_ino
+
+    assert (store.download(digest, copy) / "model.safetensors").stat().st_ino == inode
+    (copy / "extra").write_text("x")
+    with pytest.raises(Conflict, match="holds other files than artifact"):
+        store.download(digest, copy)
+    (copy / "extra").unlink()
+    (copy / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(CorruptArtifact, match=r"copy/model\.safetensors: wanted SHA-256"):
+        store.download(digest, copy)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../../etc/passwd", "", "0" * 63, "A" * 64])
+def test_an_unknown_digest_is_an_unknown_name(store, tmp_path, digest):
+    with pytest.raises(UnknownName):
+        store.download(digest, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../evil", "/etc/passwd", "a/../../evil", "a//b", "./a", ".", "", "a\\..\\b", "c:evil", "a\x00b", "a\nb", "a/"],
+)
+def test_a_manifest_cannot_name_a_path_outside_its_folder(path):
+    text = json.dumps({"files": [{"path": path, "sha256": "0" * 64, "size": 1}]}, separators=(",", ":"))
+
+    with pytest.raises(CorruptArtifact, match="an artifact cannot hold a file"):
+        Manifest.parse(text)
+
+
+def test_a_manifest_cannot_name_a_file_twice_or_inside_a_file():
+    def files(*paths: str) -> tuple[ManifestFile, ...]:
+        return tuple(ManifestFile(path=path, size=1, sha256="0" * 64) for path in paths)
+
+    with pytest.raises(CorruptArtifact, match="'a'"):
+        Manifest(files("a", "a"))
+    with pytest.raises(CorruptArtifact, match="'a'"):
+        Manifest(files("a", "a/b"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files":[{}]}', '{"files":[{"path":"a","sha256":"../x","size":1}]}', '{ "files":[]}']
+)
+def test_text_that_is_no_manifest_is_refused(text):
+    with pytest.raises(CorruptArtifact, match="manifest is not"):
+        Manifest.parse(text)
+
+
+def test_links_and_empty_folders_are_no_artifact(store, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no file"):
+        store.upload(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="is no directory"):
+        store.upload(tmp_path / "nowhere")
+
+    (folder / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ConfigError, match="link: an artifact takes plain files"):
+        store.upload(folder)
+
+
+def test_a_store_is_named_by_a_folder_or_a_known_scheme(tmp_path):
+    assert ArtifactStore(str(tmp_path / "a b")).url == ArtifactStore(f"file://{tmp_path}/a%20b").url
+    assert ArtifactStore("s3://bucket/prefix/").url == "s3://bucket/prefix"
+    with pytest.raises(ConfigError, match=r"no artifact store is called 'file3'.*did you mean 'file'"):
+        ArtifactStore("file3:///folder")
+
+
+def test_a_pickled_store_is_the_same_store(store, folder):
+    digest = store.upload(folder)
+
+    assert pickle.loads(pickle.dumps(store)).require(digest) == store.require(digest)

@@ -1,0 +1,215 @@
+"""What may be registered, found and pointed at."""
+
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mlray.errors import Conflict, InvalidName, RegistryUnavailable, SchemaError, UnknownName
+from mlray.registry.artifacts import ArtifactStore
+from mlray.registry.client import Registry
+from mlray.registry.database import Database
+from mlray.registry.model_registry import ModelRegistry
+from mlray.registry.model_version import record_of
+
+
+def test_a_version_records_all_that_the_run_said(registry, make_run):
+    run = make_run(metrics={"auc": 0.1 + 0.2, "loss": math.inf}, sources={"departures": 4, "weather": 7})
+
+    version = registry.register("flights", run, alias="candidate")
+
+    assert (version.name, version.version, version.aliases) == ("flights", 1, ("candidate",))
+    assert version.metrics == {"auc": 0.1 + 0.2, "loss": math.inf}
+    assert version.sources == {"departures": 4, "weather": 7}
+    assert version.features == ("count_1h", "delay_mean_1d")
+    assert (version.service, version.service_hash) == ("flights", "ab" * 32)
+    assert version.service_definition == '{"name": "flights"}'
+    assert (version.fingerprint, version.spine, version.label) == ("cd" * 32, run.spine, "is_late")
+    assert (version.run_id, version.config, version.provenance) == ("run-1", run.config, run.provenance)
+    assert version.signature == {"inputs": {"count_1h": "int64"}, "label": "is_late"}
+    assert timedelta(0) <= datetime.now(UTC) - version.created_at < timedelta(minutes=1)
+
+
+def test_a_version_is_found_by_number_and_by_alias(registry, make_run):
+    first = registry.register("flights", make_run(b"1"))
+    second = registry.register("flights", make_run(b"2"), alias="candidate")
+
+    assert registry.get("flights/1") == first
+    assert registry.get("flights/2") == second
+    assert registry.get("flights@candidate") == second
+    assert registry.list("flights") == [first, second]
+
+
+def test_models_and_versions_are_listed_by_name_and_number(registry, make_run):
+    for name in ("weather", "flights", "weather"):
+        registry.register(name, make_run())
+
+    assert registry.models() == ["flights", "weather"]
+    assert [version.reference for version in registry.list()] == ["flights/1", "weather/1", "weather/2"]
+
+
+def test_an_empty_registry_lists_nothing(registry):
+    assert registry.models() == []
+    assert registry.list() == []
+
+
+def test_metrics_that_are_no_number_come_back_as_they_went(registry, make_run):
+    registry.register("flights", make_run(metrics={"a": math.nan, "b": -math.inf, "c": -0.0}))
+
+    metrics = registry.get("flights/1").metrics
+
+    assert math.isnan(metrics["a"])
+    assert metrics["b"] == -math.inf
+    assert math.copysign(1, metrics["c"]) == -1
+
+
+def test_eight_threads_get_versions_without_a_gap(registry, make_run):
+    run = make_run()
+
+    def register_ten(_thread: int) -> list[int]:
+        return [registry.register("flights", run).version for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        versions = [version for ten in threads.map(register_ten, range(8)) for version in ten]
+
+    assert sorted(versions) == list(range(1, 81))
+    assert [version.version for version in registry.list("flights")] == list(range(1, 81))
+    assert registry.check_audit() is None
+
+
+REGISTER_TEN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import SomeRun
+from mlray.registry.client import Registry
+registry = Registry.connect(sys.argv[2], sys.argv[3], embedded=True)
+for _ in range(10):
+    registry.register("flights", SomeRun(checkpoint=sys.argv[4]))
+"""
+
+
+def test_processes_that_open_a_new_database_at_once_share_it(urls, make_run):
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", REGISTER_TEN, here, *urls, make_run().checkpoint]
+
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    versions = Registry.connect(*urls, embedded=True).list("flights")
+    assert [version.version for version in versions] == list(range(1, 31))
+
+
+def test_the_same_key_with_the_same_checkpoint_is_the_same_version(registry, make_run):
+    first = registry.register("flights", make_run(), alias="candidate", idempotency_key="nightly-2026-01-31")
+    again = registry.register("flights", make_run(), alias="candidate", idempotency_key="nightly-2026-01-31")
+
+    assert again == first
+    assert len(registry.list("flights")) == 1
+
+
+def test_a_repeated_registration_does_not_take_its_alias_back(registry, make_run):
+    registry.register("flights", make_run(b"1"), alias="candidate", idempotency_key="a")
+    registry.register("flights", make_run(b"2"), alias="candidate", idempotency_key="b")
+
+    registry.register("flights", make_run(b"1"), alias="candidate", idempotency_key="a")
+
+    assert registry.get("flights@candidate").version == 2
+
+
+def test_the_same_key_with_another_checkpoint_is_a_conflict(registry, make_run):
+    registry.register("flights", make_run(b"1"), idempotency_key="nightly")
+
+    with pytest.raises(Conflict, match="'nightly' stands for version 1 with digest"):
+        registry.register("flights", make_run(b"2"), idempotency_key="nightly")
+
+    assert len(registry.list("flights")) == 1
+
+
+def test_a_key_belongs_to_one_model(registry, make_run):
+    registry.register("flights", make_run(), idempotency_key="nightly")
+
+    assert registry.register("weather", make_run(), idempotency_key="nightly").reference == "weather/1"
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_an_idempotency_key_has_a_length(registry, make_run, key):
+    with pytest.raises(InvalidName, match="1 to 255 characters"):
+        registry.register("flights", make_run(), idempotency_key=key)
+
+
+def test_an_alias_moves_and_goes(registry, make_run):
+    for weights in (b"1", b"2"):
+        registry.register("flights", make_run(weights), alias="candidate")
+
+    assert registry.set_alias("flights", "candidate", 1).aliases == ("candidate",)
+    assert registry.get("flights/2").aliases == ()
+
+    registry.remove_alias("flights", "candidate")
+    with pytest.raises(UnknownName, match="there is no alias 'flights@candidate'"):
+        registry.get("flights@candidate")
+
+
+def test_an_alias_cannot_point_at_what_is_not_there(registry, make_run):
+    registry.register("flights", make_run())
+
+    with pytest.raises(UnknownName, match="there is no model version 'flights/2'; known are flights/1"):
+        registry.set_alias("flights", "candidate", 2)
+    with pytest.raises(UnknownName, match="there is no alias 'flights@candidate'"):
+        registry.remove_alias("flights", "candidate")
+
+
+def test_an_unknown_name_points_at_the_nearest(registry, make_run):
+    registry.register("flights", make_run(), alias="candidate")
+
+    with pytest.raises(UnknownName, match="no model 'flight'; known are flights; did you mean 'flights'"):
+        registry.get("flight/1")
+    with pytest.raises(UnknownName, match=r"no alias 'flights@candidat'.*did you mean 'flights@candidate'"):
+        registry.get("flights@candidat")
+    with pytest.raises(UnknownName, match=r"no model version 'flights/12'.*did you mean 'flights/1'"):
+        registry.get("flights/12")
+    with pytest.raises(UnknownName, match="no model 'flight'"):
+        registry.list("flight")
+
+
+def test_a_checkpoint_without_a_signature_is_refused_before_anything_is_written(registry, make_run, urls):
+    run = make_run()
+    Path(run.checkpoint, "signature.json").unlink()
+
+    with pytest.raises(SchemaError, match=r"signature\.json cannot be read"):
+        registry.register("flights", run)
+
+    assert registry.models() == []
+    assert not Path(urls[1]).exists()
+
+
+def test_a_row_needs_its_artifact_in_the_store_first(urls, make_run):
+    rules = ModelRegistry(Database(urls[0]), ArtifactStore(urls[1]), clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
+    record = record_of(make_run(), digest="0" * 64, signature={})
+
+    with pytest.raises(UnknownName, match=r"there is no artifact 0000.*upload it first"):
+        rules.register("flights", record, alias=None, request="r", who="someone")
+
+    assert rules.models() == []
+
+
+def test_a_version_bears_the_time_of_the_clock(urls, make_run):
+    at = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+    artifacts = ArtifactStore(urls[1])
+    record = record_of(make_run(), digest=artifacts.upload(make_run().checkpoint), signature={})
+
+    rules = ModelRegistry(Database(urls[0]), artifacts, clock=lambda: at)
+
+    assert rules.register("flights", record, alias=None, request="r", who="ana").created_at == at
+    assert rules.get("flights/1").author == "ana"
+
+
+def test_a_database_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
+    (tmp_path / "registry.db").mkdir()
+    registry = Registry.connect(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "artifacts"), embedded=True)
+
+    with pytest.raises(RegistryUnavailable, match=r"database sqlite:///.*registry\.db does not answer"):
+        registry.models()
