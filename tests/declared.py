@@ -1,7 +1,12 @@
 """A generated world in the words of mlray: what a user would have written for it."""
 
 from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from random import Random
 
+import pyarrow as pa
+from deltalake import write_deltalake
 from generated import Aggregate, World
 
 import mlray as ml
@@ -50,3 +55,15 @@ def aggregate(feature: Aggregate) -> Declared:
         resolution=timedelta(microseconds=feature.resolution),
         name=feature.name,
     )
+
+
+def write_events(world: World, lake: Path, rng: Random, files: int, partition: bool = False) -> None:
+    """Writes the source's rows to the lake as a Delta table of several files, in random order.
+
+    partition: by the first key if that is a number (a Delta partition holds no empty text).
+    """
+    table = world.table.take(rng.sample(range(world.table.num_rows), world.table.num_rows))
+    cuts = sorted(rng.choices(range(table.num_rows + 1), k=files - 1))
+    for start, end in pairwise([0, *cuts, table.num_rows]):
+        by = [key for key in world.view.keys[:1] if partition and pa.types.is_integer(table.schema.field(key).type)]
+        write_deltalake(str(lake / "events"), table.slice(start, end - start), mode="append", partition_by=by or None)

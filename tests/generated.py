@@ -269,10 +269,10 @@ def _predicate(rng: Random) -> str | None:
 
 
 def _features(rng: Random, has_time: bool) -> list[str | Aggregate]:
-    columns = rng.sample(sorted(VALUES), k=3)
+    columns = rng.sample(sorted(VALUES), k=rng.choice([0, 1, 3, 3]) if has_time else 3)
     if not has_time:
         return list(columns)
-    return [*columns, *(_aggregate(rng, f"f{i}") for i in range(14))]
+    return [*columns, *(_aggregate(rng, f"f{i}") for i in range(rng.choice([1, 14, 14])))]
 
 
 def _aggregate(rng: Random, name: str) -> Aggregate:
