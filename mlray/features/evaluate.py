@@ -142,7 +142,7 @@ class _Evaluation:
         return self._coded[name]
 
     def _usable(self, aggregate: Aggregate, column: Coded | None) -> NDArray[np.bool_]:
-        usable = column.usable if column else np.ones(self.events.table.num_rows, dtype=np.bool_)
+        usable = column.usable if column else np.ones(len(self.events.timeline.codes), dtype=np.bool_)
         if aggregate.where is None:
             return usable
         if aggregate.where not in self._where:

@@ -12,12 +12,15 @@ import pyarrow as pa
 from mlray.errors import DefinitionError, SchemaError, TransformationFailed
 
 _TEXT = re.compile(r"'(?:[^']|'')*'")
-_CLOCK = re.compile(r"\b(now|current_timestamp|current_date|current_time|localtime|localtimestamp|today|random|rand|uuid)\b", re.I)
+_QUOTED = re.compile(r'"[^"]*"')
+_CLOCK = re.compile(
+    r"\b(?:current_timestamp|current_date|current_time|localtime|localtimestamp)\b|\b(?:now|today|random|rand|uuid)\s*\(", re.I
+)
 
 _MANY_ROWS = re.compile(
     r"Agg|Over|Window|Len|Sort|SortBy|Gather|Filter|Explode|Slice|.*Range|Shift.*|Cum.*|Rolling.*|Ewm.*|Rank|Diff|Reverse"
     r"|Random|Sample|Shuffle|Unique.*|TopK.*|PctChange|FillNullWithStrategy|Interpolate.*|Mode|Skew|Kurtosis|ValueCounts"
-    r"|Drop(Nulls|Nans)|Any|All|NullCount"
+    r"|Drop(Nulls|Nans)|Any|All|NullCount|Quantile.*|Cov.*|.*Correlation|Pearson.*|Spearman.*"
 )
 """Names of Polars' expression nodes and functions that look at other rows, as `meta.serialize` writes them."""
 
@@ -25,14 +28,17 @@ _MANY_ROWS = re.compile(
 @lru_cache(maxsize=1024)
 def parsed(sql: str, who: str) -> pl.Expr:
     """The expression; DefinitionError where it does not parse, or is an aggregate, a window, a clock or random."""
-    if clock := _CLOCK.search(_TEXT.sub("", sql)):
+    if clock := _CLOCK.search(_QUOTED.sub("", _TEXT.sub("", sql))):
+        name = clock.group().rstrip("( ")
         raise DefinitionError(
-            f"{who}: {sql!r} calls {clock.group()}, whose value changes from run to run; use a column of the row instead"
+            f"{who}: {sql!r} calls {name}, whose value changes from run to run; use a column of the row instead"
         )
     try:
         expression = pl.sql_expr(sql)
-    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         raise DefinitionError(f"{who}: {sql!r} is not row-level SQL (Polars' dialect): {error}") from error
+    if expression.meta.has_multiple_outputs():
+        raise DefinitionError(f"{who}: {sql!r} names several columns at once; name the one that is meant")
     if any(_MANY_ROWS.fullmatch(name) for name in _node_names(json.loads(expression.meta.serialize(format="json")))):
         raise DefinitionError(
             f"{who}: {sql!r} looks at more than one row; row-level SQL has no aggregates and no windows: declare an "

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mlray.aggregation.aggregate import Ranges
 from mlray.aggregation.timeline import NOWHERE
+from mlray.errors import SchemaError
 from mlray.features.types import check_same_family, key_type
 
 
@@ -16,7 +17,10 @@ def spine_key(column: pa.ChunkedArray, name: str, event_type: pa.DataType, who: 
     """A spine's key column in the type of the events' key; SchemaError where the two can never be equal."""
     kind = key_type(column.type, f"{who}: spine column '{name}'")
     check_same_family(kind, event_type, f"{who}: spine column '{name}'")
-    return column.cast(kind).cast(event_type)
+    try:
+        return column.cast(kind).cast(event_type)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"{who}: spine column '{name}' is {column.type} and does not fit {event_type}: {error}") from error
 
 
 def distinct(keys: pa.Table) -> tuple[pa.Table, Ranges]:
@@ -25,7 +29,7 @@ def distinct(keys: pa.Table) -> tuple[pa.Table, Ranges]:
         return keys, np.zeros(keys.num_rows, dtype=np.int64)
     frame = pl.DataFrame(pl.from_arrow(keys))
     unique = frame.unique(maintain_order=True)
-    return unique.to_arrow(), _codes(frame, unique)
+    return unique.to_arrow().cast(keys.schema), _codes(frame, unique)
 
 
 def codes(keys: pa.Table, dictionary: pa.Table) -> Ranges:

@@ -8,6 +8,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
+from mlray.features.types import microseconds_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,20 @@ def read(path: str, version: int, columns: list[str], part: int = 0, parts: int 
     return pa.concat_tables([schema.empty_table(), *tables])
 
 
+def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
+    """The given columns of the rows that commit `version` added; None where it also removed files."""
+    after, before = set(_open(path, path, version).file_uris()), set()
+    if version:
+        before = set(_open(path, path, version - 1).file_uris())
+    if before - after:
+        return None
+    dataset = _open(path, path, version).to_pyarrow_dataset()
+    added = {uri.rpartition("/")[2] for uri in after - before}
+    tables = [f.to_table(columns=columns, schema=dataset.schema) for f in dataset.get_fragments()
+              if f.path.rpartition("/")[2] in added]
+    return pa.concat_tables([pa.schema([dataset.schema.field(c) for c in columns]).empty_table(), *tables])
+
+
 def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) -> int | None:
     """Appends in one commit, creating the table where there is none; gives its version.
 
@@ -59,7 +74,7 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
         table = _open(path, who, None)
         if transaction is not None and table.transaction_version(transaction) is not None:
             return None
-        rows = _conformed(rows, pa.schema(table.schema().to_arrow()), who)
+        rows = conformed(rows, pa.schema(table.schema().to_arrow()), who)
     marks = [Transaction(transaction, 1)] if transaction else []
     try:
         write_deltalake(path, rows, mode="append", commit_properties=CommitProperties(app_transactions=marks))
@@ -79,24 +94,23 @@ def _open(path: str, who: str, version: int | None) -> DeltaTable:
         raise MlrayError(f"{who}: the Delta table at {path} cannot be read: {error}") from error
 
 
-def _conformed(rows: pa.Table, schema: pa.Schema, who: str) -> pa.Table:
+def conformed(rows: pa.Table, schema: pa.Schema, who: str) -> pa.Table:
     """The rows in the table's columns and types; SchemaError names what is missing, extra or of another type."""
     for name in rows.column_names:
         if name not in schema.names:
             raise SchemaError(f"{who}: column '{name}' is not in the table; its columns are {', '.join(schema.names)}")
-    columns = []
-    for field in schema:
-        if field.name not in rows.column_names and not field.nullable:
-            raise SchemaError.missing_column(who, field.name, "the rows", rows.column_names)
-        columns.append(_cast(rows, field, who))
-    return pa.table(columns, schema=schema)
+    for name in schema.names:
+        if name not in rows.column_names:
+            raise SchemaError.missing_column(who, name, "the rows", rows.column_names)
+    return pa.table([_cast(rows.column(field.name), field, who) for field in schema], schema=schema)
 
 
-def _cast(rows: pa.Table, field: pa.Field, who: str) -> pa.ChunkedArray:
-    if field.name not in rows.column_names:
-        return pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
-    column = rows.column(field.name)
+def _cast(column: pa.ChunkedArray, field: pa.Field, who: str) -> pa.ChunkedArray:
+    if not field.nullable and column.null_count:
+        raise SchemaError(f"{who}: column '{field.name}' has {column.null_count} nulls, the table allows none")
     try:
+        if pa.types.is_timestamp(field.type):
+            return microseconds_of(column, f"{who}: column '{field.name}'").cast(field.type)
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(f"{who}: column '{field.name}' is {column.type}, the table has {field.type}: {error}") from error

@@ -67,6 +67,13 @@ def plan(service: FeatureService, tables: dict[str, delta.Table], join: Join) ->
     return tuple(_read(i, bound, tables[bound.view.source.name], join) for i, bound in enumerate(service.reads))
 
 
+def check_keys(service: FeatureService, tables: dict[str, delta.Table], schema: pa.Schema) -> None:
+    """SchemaError where a key of the spine can never equal one of a source; before anything is read."""
+    for bound in service.reads:
+        event = event_schema(bound.view, tables[bound.view.source.name].schema)
+        _spine_keys(bound, schema.empty_table(), pa.schema([event.field(key) for key in bound.view.keys]))
+
+
 def joined(service: FeatureService, reads: Sequence[Read], spine: Any, schema: pa.Schema, timestamp: str) -> Any:
     """The lazy Ray Dataset of the spine (with `__row`) and the service's features."""
     dataset = spine

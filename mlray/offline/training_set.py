@@ -11,12 +11,13 @@ import ray
 import ray.data
 from deltalake import write_deltalake
 
+from mlray._ray_compat import mlray_errors
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
 from mlray.features.vector import vector_schema
 from mlray.offline import delta
-from mlray.offline.point_in_time import Join, Read, joined, plan
+from mlray.offline.point_in_time import Join, Read, check_keys, joined, plan
 from mlray.offline.spine import ROW, Spine, check, spine_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class TrainingSet:
 
     def to_arrow(self) -> pa.Table:
         """All rows here, in spine order."""
-        blocks = [block for block in ray.get(self.ordered.to_arrow_refs()) if block.num_rows]
+        with mlray_errors():
+            blocks = [block for block in ray.get(self.ordered.to_arrow_refs()) if block.num_rows]
         table = pa.concat_tables([_typed(block, self.schema) for block in blocks] or [self._empty()])
         return table.sort_by(ROW).drop_columns([ROW]).combine_chunks()
 
@@ -93,7 +95,8 @@ class TrainingSet:
     def write_delta(self, path: str) -> int:
         """Writes a new Delta table in one commit, block by block; gives the number of rows."""
         reader = pa.RecordBatchReader.from_batches(self.schema, self._batches())
-        write_deltalake(path, reader, mode="error")
+        with mlray_errors():
+            write_deltalake(path, reader, mode="error")
         return self.count()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -116,6 +119,7 @@ def build(
     views = {view.name: view_schema(view, tables[view.source.name].schema) for view in service.views}
     made = spine_of(spine, lake)
     check(service, made.schema, timestamp, label)
+    check_keys(service, tables, made.schema)
     reads = plan(service, tables, join)
     dataset = joined(service, reads, made.dataset, made.schema.append(pa.field(ROW, pa.int64())), timestamp)
     pinned = {name: table.version for name, table in tables.items()}

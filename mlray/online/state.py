@@ -1,0 +1,222 @@
+"""What a view keeps online: events, never a finished value.
+
+Per entity key one base cell, written by `load` (materialize), and one cell per later batch, written by `push` (ingest).
+The base holds the snapshot of Delta version v up to an event time T. An event of commit w is in that snapshot exactly if
+w <= v and its time is <= T; a read takes the base and, of every batch, only what is not in it. So a batch that arrives
+before, after or between materialisations, or twice, counts once, and a load that was cut off is simply done again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlray.aggregation.aggregate import Ranges
+from mlray.aggregation.window import EARLIEST
+from mlray.errors import NotMaterialized
+from mlray.features.catalog import view_hash
+from mlray.features.keys import distinct
+from mlray.features.rows import KNOWN, TS
+from mlray.features.view import FeatureView
+from mlray.online.encoding import batch_bytes, key_bytes, rows_of, schema_from_text, schema_text
+from mlray.online.store import Cell, OnlineStore
+
+BASE = b"\x00"
+_BATCH = b"\x01"
+_HEADER = 8
+_ROWS_PER_WRITE = 200_000
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """The state record of a space. Times in microseconds UTC; None: not yet, or without bound.
+
+    until, version: of the newest base; watermark: complete up to it; reach: answers are exact from it on;
+    applied: the newest Delta version that was loaded or pushed.
+    """
+
+    view: str
+    digest: str
+    schema: str
+    version: int = -1
+    until: int | None = None
+    watermark: int | None = None
+    reach: int | None = None
+    applied: int = -1
+
+    @property
+    def events(self) -> pa.Schema:
+        return schema_from_text(self.schema)
+
+
+@dataclass(frozen=True)
+class Written:
+    """How much a load or a push wrote."""
+
+    rows: int
+    keys: int
+    bytes: int
+
+
+def space(view: FeatureView) -> str:
+    """Where a view of this content lives; a changed definition lives elsewhere."""
+    return f"{view.name}-{view_hash(view)[:32]}"
+
+
+def state_of(store: OnlineStore, view: FeatureView) -> ViewState:
+    """Raises NotMaterialized where there is none."""
+    raw = store.state(space(view))
+    if raw is None:
+        raise NotMaterialized(
+            f"feature view {view.name} has no online state in this definition; run platform.materialize(service, until=...)"
+        )
+    return ViewState(**json.loads(raw))
+
+
+def open_state(store: OnlineStore, view: FeatureView, schema: pa.Schema) -> ViewState:
+    """The view's state, or a new one for events of this schema."""
+    raw = store.state(space(view))
+    return ViewState(**json.loads(raw)) if raw else ViewState(view.name, view_hash(view), schema_text(schema))
+
+
+def applied(store: OnlineStore, view: FeatureView, *, otherwise: int) -> int:
+    """The newest Delta version that the view has seen; `otherwise` where it has no state yet."""
+    raw = store.state(space(view))
+    return ViewState(**json.loads(raw)).applied if raw else otherwise
+
+
+def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: int, until: int, history: int) -> Written:
+    """Replaces the base by the events with time <= until of Delta version `version`; newer ones stay.
+
+    history: from how long before `until` answers must be exact, in microseconds.
+    """
+    old = open_state(store, view, events.schema)
+    until = max(until, old.until if old.until is not None else until)
+    rows = events.filter(pc.less_equal(events.column(TS), until))
+    rows = _needed(view, rows, until - history)
+    name, written = space(view), Written(0, 0, 0)
+    keys: set[bytes] = set()
+    for cells, count in _cells(view, rows, BASE, version, until):
+        keys |= {cell.key for cell in cells}
+        store.write(name, cells)
+        written = _plus(written, cells, count)
+    state = replace(old, schema=schema_text(events.schema), version=version, until=until, applied=max(version, old.applied),
+                    watermark=max(until, old.watermark if old.watermark is not None else until),
+                    reach=_reach(view, until - history))
+    settled = list(_settled(store, name, events.schema, keys, version, until))
+    store.write(name, (), deletes=settled, state=json.dumps(asdict(state)).encode())
+    return written
+
+
+def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: int, whole: bool) -> Written:
+    """Adds the events of Delta commit `version`. whole: nothing was in the table before it."""
+    state = open_state(store, view, events.schema)
+    complete = whole or state.watermark is not None
+    newest = pc.max(events.column(TS)).as_py() if view.source.timestamp else None
+    if complete and newest is not None:
+        state = replace(state, watermark=max(newest, state.watermark if state.watermark is not None else newest))
+    state = replace(state, applied=max(version, state.applied))
+    slot = _BATCH + version.to_bytes(8, "big")
+    cells = [cell for part, _ in _cells(view, events, slot, version, EARLIEST) for cell in part]
+    store.write(space(view), cells, state=json.dumps(asdict(state)).encode())
+    return _plus(Written(0, 0, 0), cells, events.num_rows)
+
+
+def current(cells: Sequence[Cell], schema: pa.Schema) -> list[pa.RecordBatch]:
+    """The events that a key's cells stand for, each once."""
+    base = next((cell for cell in cells if cell.slot == BASE), None)
+    batches = []
+    for cell in cells:
+        batch = rows_of(cell.value[_HEADER:], schema)
+        if base is not None and cell is not base and cell.version <= base.version:
+            batch = batch.filter(pc.greater(batch.column(TS), _until(base)))
+        batches.append(batch)
+    return batches
+
+
+def _cells(
+    view: FeatureView, events: pa.Table, slot: bytes, version: int, until: int
+) -> Iterator[tuple[list[Cell], int]]:
+    """One cell per key, in parts of bounded size, with the number of rows of each part."""
+    dictionary, codes = distinct(events.select(list(view.keys)))
+    if not view.keys and events.num_rows:
+        dictionary = dictionary.slice(0, 1)
+    order = np.argsort(codes, kind="stable")
+    ordered, keys = events.take(pa.array(order)).combine_chunks(), key_bytes(dictionary)
+    starts = np.searchsorted(codes[order], np.arange(len(keys) + 1))
+    header = until.to_bytes(_HEADER, "big", signed=True)
+    cells: list[Cell] = []
+    first = 0
+    for code, key in enumerate(keys):
+        lo, hi = int(starts[code]), int(starts[code + 1])
+        cells.append(Cell(key, slot, version, header + batch_bytes(ordered.slice(lo, hi - lo))))
+        if hi - first >= _ROWS_PER_WRITE:
+            yield cells, hi - first
+            cells, first = [], hi
+    if cells:
+        yield cells, events.num_rows - first
+
+
+def _until(base: Cell) -> int:
+    return int.from_bytes(base.value[:_HEADER], "big", signed=True)
+
+
+def _settled(
+    store: OnlineStore, name: str, schema: pa.Schema, keys: set[bytes], version: int, until: int
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """Batches that lie wholly in the new base, and bases of keys that have no event left."""
+    for cell in store.scan(name):
+        if cell.version > version:
+            continue
+        if cell.slot == BASE:
+            if cell.key not in keys:
+                yield cell.key, cell.slot, version
+            continue
+        batch = rows_of(cell.value[_HEADER:], schema)
+        newest = pc.max(batch.column(TS)).as_py()
+        if newest is None or newest <= until:
+            yield cell.key, cell.slot, cell.version
+
+
+def _needed(view: FeatureView, events: pa.Table, since: int) -> pa.Table:
+    """The events that any read at q >= since can meet: those of the windows, and the newest visible row onward."""
+    if _keeps_all(view) or not events.num_rows:
+        return events
+    times = events.column(TS).to_numpy()
+    oldest = np.full(len(times), since - (view.reach or 0)) if view.aggregates else np.full(len(times), since)
+    if view.columns:
+        oldest = np.minimum(oldest, _newest_before(view, events, since))
+    return events.filter(pa.array(times >= oldest))
+
+
+def _newest_before(view: FeatureView, events: pa.Table, since: int) -> Ranges:
+    """Per event the time of its key's newest event that is visible at `since`; where there is none, `since` - lag."""
+    _, codes = distinct(events.select(list(view.keys)))
+    times, p = events.column(TS).to_numpy(), since - view.source.lag_us
+    seen = times < p
+    if KNOWN in events.column_names:
+        seen &= events.column(KNOWN).to_numpy() <= since
+    newest = np.full(int(codes.max(initial=0)) + 1, EARLIEST)
+    np.maximum.at(newest, codes[seen], times[seen])
+    found = newest[codes]
+    return np.where(found == EARLIEST, p, found)
+
+
+def _keeps_all(view: FeatureView) -> bool:
+    """A lifetime needs every event; so does a table without time, and one whose newest event may be withdrawn later."""
+    withdrawn = bool(view.columns) and view.source.sequence is not None and view.source.where is not None
+    return view.source.timestamp is None or view.reach is None or withdrawn
+
+
+def _reach(view: FeatureView, since: int) -> int | None:
+    return None if _keeps_all(view) else since
+
+
+def _plus(written: Written, cells: Sequence[Cell], rows: int) -> Written:
+    size = sum(len(cell.key) + len(cell.value) for cell in cells)
+    return Written(written.rows + rows, written.keys + len(cells), written.bytes + size)
+
+
