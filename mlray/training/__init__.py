@@ -1,0 +1,1 @@
+"""Ray Train over a point-in-time training set: preparation, the loop, the model, its checkpoint."""

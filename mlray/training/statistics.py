@@ -1,0 +1,123 @@
+"""What is learned from the training rows, as integers: any blocks, in any order, merge to the same bits.
+
+A number x enters as s = sign(x) * log1p(|x|), which tames heavy tails and is finite for every finite x, on a grid of
+2**-32. Its sum and its sum of squares are exact integers: the square is split at 21 bits so that 2**20 rows fit int64.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+GRID = 1 << 32
+CHUNK = 1 << 20
+LARGEST = float(np.finfo(np.float64).max)
+
+
+def squash(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """sign(x) * log1p(|x|); an infinity is taken as the largest finite double, NaN stays NaN."""
+    finite = np.clip(values, -LARGEST, LARGEST)
+    return np.copysign(np.log1p(np.abs(finite)), finite)
+
+
+def number_column(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """(n,) float64 of a numeric, boolean or all-null column; null is NaN."""
+    return np.ascontiguousarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def text_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A string, large_string, dictionary or all-null column as large_string."""
+    return column.cast(pa.large_string())
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of one number: usable values, missing ones, and exact sums of q = rint(squash(x) * 2**32)."""
+
+    count: int = 0
+    missing: int = 0
+    total: int = 0
+    squares: int = 0
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "Moments":
+        usable = values[~np.isnan(values)]
+        total = squares = 0
+        for start in range(0, len(usable), CHUNK):
+            grid = np.rint(squash(usable[start : start + CHUNK]) * GRID).astype(np.int64)
+            high, low = grid >> 21, grid & ((1 << 21) - 1)
+            total += int(grid.sum())
+            squares += (int((high * high).sum()) << 42) + (int((high * low).sum()) << 22) + int((low * low).sum())
+        return cls(len(usable), len(values) - len(usable), total, squares)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count,
+            self.missing + other.missing,
+            self.total + other.total,
+            self.squares + other.squares,
+        )
+
+    def mean(self) -> float:
+        """Of the squashed values; 0 where there is none."""
+        return self.total / (self.count * GRID) if self.count else 0.0
+
+    def std(self) -> float:
+        """Of the squashed values (population); 1 where they do not vary."""
+        spread = self.count * self.squares - self.total * self.total
+        return sqrt(spread / (self.count * GRID) ** 2) if spread > 0 else 1.0
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Of any set of rows: per part the rows and labels, and of the training part the moments and categories."""
+
+    rows: Counter[int] = field(default_factory=Counter)
+    positives: Counter[int] = field(default_factory=Counter)
+    missing_labels: Counter[int] = field(default_factory=Counter)
+    other_labels: Counter[str] = field(default_factory=Counter)
+    first: int | None = None
+    last: int | None = None
+    numbers: dict[str, Moments] = field(default_factory=dict)
+    categories: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def observe_labels(label: pa.ChunkedArray, part: NDArray[np.int8]) -> Statistics:
+    """Counts per part; a value that is neither 0, 1 nor null is counted as it prints."""
+    values = number_column(label)
+    missing = np.isnan(values)
+    other = values[~missing & (values != 0) & (values != 1)]
+    return Statistics(
+        rows=Counter(part.tolist()),
+        positives=Counter(part[values == 1].tolist()),
+        missing_labels=Counter(part[missing].tolist()),
+        other_labels=Counter(map(str, other[:100].tolist())),
+    )
+
+
+def observe_categories(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each text occurs; null is not one."""
+    counts = pc.value_counts(text_column(column).drop_null())
+    return Counter(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
+
+
+def merge(many: Iterable[Statistics]) -> Statistics:
+    """The statistics of the union of the rows."""
+    whole = Statistics()
+    for one in many:
+        whole.rows.update(one.rows)
+        whole.positives.update(one.positives)
+        whole.missing_labels.update(one.missing_labels)
+        whole.other_labels.update(one.other_labels)
+        whole.first = min((t for t in (whole.first, one.first) if t is not None), default=None)
+        whole.last = max((t for t in (whole.last, one.last) if t is not None), default=None)
+        for name, moments in one.numbers.items():
+            whole.numbers[name] = whole.numbers.get(name, Moments()) + moments
+        for name, counts in one.categories.items():
+            whole.categories.setdefault(name, Counter()).update(counts)
+    return whole
