@@ -100,3 +100,7 @@ class InvalidName(MlrayError, ValueError):
 
 class RegistryUnavailable(MlrayError, ConnectionError):
     """The database, the artifact store or the actor of the registry does not answer; trying later may help."""
+
+
+class StoreError(MlrayError):
+    """An online store that cannot be opened, read or written; what it held before the call it still holds."""
