@@ -81,6 +81,16 @@ def test_eight_threads_get_versions_without_a_gap(registry, make_run):
     assert registry.check_audit() is None
 
 
+def test_threads_that_move_one_alias_queue(registry, make_run):
+    registry.register("flights", make_run())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: registry.set_alias("flights", "candidate", 1), range(80)))
+
+    assert len(registry.audit("flights")) == 81
+    assert registry.check_audit() is None
+
+
 REGISTER_TEN = """
 import sys
 sys.path.insert(0, sys.argv[1])
