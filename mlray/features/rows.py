@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlray.errors import SchemaError
-from mlray.features.expression import compute, mentioned, predicate
+from mlray.features.expression import compute, mentioned, parsed, predicate
 from mlray.features.types import canonical, key_type, microseconds_of
 from mlray.features.view import FeatureView
 
@@ -31,6 +31,14 @@ def raw_columns(view: FeatureView) -> list[str]:
     wanted = list(dict.fromkeys([*view.keys, *times, *read_columns(view)]))
     roots = [r for c in wanted for r in (mentioned(source.select[c], _who(view)) if c in source.select else [c])]
     return list(dict.fromkeys(roots))
+
+
+def check_expressions(view: FeatureView) -> None:
+    """DefinitionError where a `select` or `where` of the view is no row-level SQL; needs no table."""
+    source, who = view.source, _who(view)
+    for sql in [*source.select.values(), source.where, *(a.where for a in view.aggregates)]:
+        if sql is not None:
+            parsed(sql, who)
 
 
 def events(view: FeatureView, rows: pa.Table) -> pa.Table:

@@ -35,7 +35,8 @@ class ViewState:
     """The state record of a space. Times in microseconds UTC; None: not yet, or without bound.
 
     until, version: of the newest base; watermark: complete up to it; reach: answers are exact from it on;
-    applied: the newest Delta version that was loaded or pushed.
+    applied: the newest Delta version that was loaded or pushed; gap: the base's version held later events than `until`
+    that are not online, so no push can complete the view.
     """
 
     view: str
@@ -46,6 +47,7 @@ class ViewState:
     watermark: int | None = None
     reach: int | None = None
     applied: int = -1
+    gap: bool = False
 
     @property
     def events(self) -> pa.Schema:
@@ -103,20 +105,26 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
         keys |= {cell.key for cell in cells}
         store.write(name, cells)
         written = _plus(written, cells, count)
-    state = replace(old, schema=schema_text(events.schema), version=version, until=until, applied=max(version, old.applied),
-                    watermark=max(until, old.watermark if old.watermark is not None else until),
-                    reach=_reach(view, until - history))
-    settled = list(_settled(store, name, events.schema, keys, version, until))
+    settled, carried = _settled(store, name, events.schema, keys, version, until)
+    later = pc.sum(pc.greater(events.column(TS), until)).as_py() or 0
+    gap = later > carried
+    watermark = until if gap or old.watermark is None else max(until, old.watermark)
+    state = replace(old, schema=schema_text(events.schema), version=version, until=until, watermark=watermark, gap=gap,
+                    applied=max(version, old.applied), reach=_reach(view, until - history))
     store.write(name, (), deletes=settled, state=json.dumps(asdict(state)).encode())
     return written
 
 
 def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: int, whole: bool) -> Written:
-    """Adds the events of Delta commit `version`. whole: nothing was in the table before it."""
+    """Adds the events of Delta commit `version`. whole: nothing was in the table before it.
+
+    A view that was never materialised takes nothing but a whole table: a part would answer as if it were all.
+    """
+    if not whole and store.state(space(view)) is None:
+        return Written(0, 0, 0)
     state = open_state(store, view, events.schema)
-    complete = whole or state.watermark is not None
     newest = pc.max(events.column(TS)).as_py() if view.source.timestamp else None
-    if complete and newest is not None:
+    if not state.gap and newest is not None:
         state = replace(state, watermark=max(newest, state.watermark if state.watermark is not None else newest))
     state = replace(state, applied=max(version, state.applied))
     slot = _BATCH + version.to_bytes(8, "big")
@@ -166,19 +174,24 @@ def _until(base: Cell) -> int:
 
 def _settled(
     store: OnlineStore, name: str, schema: pa.Schema, keys: set[bytes], version: int, until: int
-) -> Iterator[tuple[bytes, bytes, int]]:
-    """Batches that lie wholly in the new base, and bases of keys that have no event left."""
+) -> tuple[list[tuple[bytes, bytes, int]], int]:
+    """What the new base replaces: batches that lie wholly in it, and bases of keys that have no event left.
+
+    Also how many events of that version or before, later than `until`, the batches carry.
+    """
+    replaced, carried = [], 0
     for cell in store.scan(name):
         if cell.version > version:
             continue
         if cell.slot == BASE:
             if cell.key not in keys:
-                yield cell.key, cell.slot, version
+                replaced.append((cell.key, cell.slot, version))
             continue
-        batch = rows_of(cell.value[_HEADER:], schema)
-        newest = pc.max(batch.column(TS)).as_py()
-        if newest is None or newest <= until:
-            yield cell.key, cell.slot, cell.version
+        later = pc.sum(pc.greater(rows_of(cell.value[_HEADER:], schema).column(TS), until)).as_py()
+        carried += later or 0
+        if not later:
+            replaced.append((cell.key, cell.slot, cell.version))
+    return replaced, carried
 
 
 def _needed(view: FeatureView, events: pa.Table, since: int) -> pa.Table:

@@ -1,0 +1,99 @@
+"""Which definitions are in force: feature services by name, as text, in an object store under the lake.
+
+A service's text lies under its content hash and never changes; `current` names the one in force.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from obstore.store import from_url
+
+from mlray.errors import UnknownName
+from mlray.features.catalog import service_from_text, service_hash, service_text, view_hash
+from mlray.features.service import FeatureService
+from mlray.features.source import DeltaSource
+from mlray.features.view import FeatureView
+
+_ROOT = "_mlray/catalog"
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What applying a service changed, one line each; `+` added, `~` changed, `-` removed, `=` as before."""
+
+    service: str
+    digest: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join((f"feature service {self.service} {self.digest[:12]}", *(f"  {line}" for line in self.lines)))
+
+
+class Applied:
+    """The services in force in one lake."""
+
+    def __init__(self, lake: str) -> None:
+        if "://" not in lake:
+            Path(lake, _ROOT).mkdir(parents=True, exist_ok=True)
+        url = f"{lake.rstrip('/')}/{_ROOT}" if "://" in lake else f"file://{Path(lake, _ROOT).absolute()}"
+        self._store: Any = from_url(url)
+
+    def apply(self, service: FeatureService) -> Diff:
+        """Puts the service in force."""
+        before = self.get(service.name) if service.name in self.names() else None
+        digest = service_hash(service)
+        self._store.put(f"services/{service.name}/{digest}.json", service_text(service).encode())
+        self._store.put(f"services/{service.name}/current", digest.encode())
+        return Diff(service.name, digest, tuple(_changes(before, service)))
+
+    def names(self) -> list[str]:
+        """The names of the services in force."""
+        found = self._store.list_with_delimiter("services/")["common_prefixes"]
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found)
+
+    def get(self, name: str) -> FeatureService:
+        """The service in force under this name; UnknownName where none is."""
+        if name not in self.names():
+            raise UnknownName.of("applied feature service", name, self.names())
+        digest = self._read(f"services/{name}/current")
+        return service_from_text(self._read(f"services/{name}/{digest}.json"))
+
+    def source(self, name: str) -> DeltaSource:
+        """The source of this name that some service in force reads; UnknownName where none does."""
+        sources = {source.name: source for service in self._all() for source in service.sources}
+        if name not in sources:
+            raise UnknownName.of("source in any applied feature service", name, sources)
+        return sources[name]
+
+    def views_of(self, source: DeltaSource) -> list[FeatureView]:
+        """Every view over the source that some service in force reads, each content once."""
+        views = {view_hash(v): v for service in self._all() for v in service.views if v.source.name == source.name}
+        return list(views.values())
+
+    def _all(self) -> Iterable[FeatureService]:
+        return [self.get(name) for name in self.names()]
+
+    def _read(self, path: str) -> str:
+        return bytes(self._store.get(path).bytes()).decode()
+
+
+def changed_views(before: FeatureService, after: FeatureService) -> list[str]:
+    """The names of views that are in both, defined differently."""
+    old = {view.name: view_hash(view) for view in before.views}
+    return [view.name for view in after.views if old.get(view.name, view_hash(view)) != view_hash(view)]
+
+
+def _changes(before: FeatureService | None, after: FeatureService) -> Iterable[str]:
+    if before is None:
+        yield from (f"+ {name}" for name in after.names)
+        return
+    changed = changed_views(before, after)
+    yield from (f"~ feature view {name}" for name in changed)
+    yield from (f"+ {name}" for name in after.names if name not in before.names)
+    yield from (f"- {name}" for name in before.names if name not in after.names)
+    if service_hash(before) == service_hash(after):
+        yield f"= {len(after.names)} features, nothing changed"
+    elif not changed and before.names == after.names:
+        yield "~ on-demand functions, request types or order"

@@ -1,0 +1,177 @@
+"""`Platform`: every verb in one place, wired and nothing more. What it does is callable from the packages below it."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlray import cluster, verify
+from mlray.aggregation.window import Instants, microseconds
+from mlray.errors import TimeError
+from mlray.features.applied import Applied, Diff
+from mlray.features.evaluate import view_schema
+from mlray.features.rows import check_expressions
+from mlray.features.service import FeatureService
+from mlray.features.source import DeltaSource
+from mlray.features.types import INSTANT, instants
+from mlray.ingest import Ingested, ingest
+from mlray.materialize import Materialized, materialize
+from mlray.offline import delta, training_set
+from mlray.offline.point_in_time import Join
+from mlray.offline.spine import in_memory
+from mlray.offline.training_set import TrainingSet
+from mlray.online.retrieval import get_features
+from mlray.online.store import OnlineStore, open_store
+from mlray.registry.client import Registry
+from mlray.settings import Settings
+
+if TYPE_CHECKING:
+    from mlray.serving.app import Running
+    from mlray.training.run import Run
+    from mlray.training.trainer import Trainer
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def connect(settings: Settings | str | Path | None = None) -> "Platform":
+    """A platform from settings, from a TOML file's [platform] table, or from MLRAY_* variables. Starts no Ray."""
+    if isinstance(settings, str | Path):
+        settings = Settings.load(settings)
+    return Platform(settings or Settings())
+
+
+class Platform:
+    """One lake, one online store, one registry."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def applied(self) -> Applied:
+        """The definitions in force."""
+        return Applied(self.settings.lake)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store."""
+        return open_store(self.settings.online)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry, by its actor in the Ray cluster."""
+        self._ray()
+        return Registry.connect(self.settings.registry, self.settings.artifacts)
+
+    def apply(self, service: FeatureService) -> Diff:
+        """Checks the service against its tables, puts it in force and prints what changed."""
+        for view in service.views:
+            check_expressions(view)
+            path = delta.resolve(self.settings.lake, view.source.path)
+            if delta.exists(path):
+                view_schema(view, delta.table_at(path, f"source {view.source.name}").schema)
+        diff = self.applied.apply(service)
+        print(diff)
+        return diff
+
+    def build_training_set(
+        self, service: FeatureService | str, spine: Any, *, label: str | None = None, timestamp: str = "timestamp",
+        join: Join = "auto", versions: dict[str, int] | None = None,
+    ) -> TrainingSet:
+        """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row."""
+        self._ray()
+        return training_set.build(self._service(service), spine, lake=self.settings.lake, label=label,
+                                  timestamp=timestamp, join=join, versions=versions)
+
+    def ingest(self, source: DeltaSource | str, rows: Any, *, idempotency_key: str | None = None) -> Ingested:
+        """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""
+        known = self.applied.source(source) if isinstance(source, str) else source
+        views = self.applied.views_of(known)
+        return ingest(self.online, known, views, in_memory(rows), self.settings.lake, now=_us(_now()),
+                      idempotency_key=idempotency_key)
+
+    def materialize(
+        self, service: FeatureService | str, *, until: datetime | None = None, history: timedelta = timedelta(0),
+        progress: Callable[[Materialized], None] = lambda _: None,
+    ) -> list[Materialized]:
+        """Loads the service's views into the online store, with events up to `until` (now).
+
+        history: answers are exact from until - history on.
+        """
+        done = []
+        for one in materialize(self.online, self._service(service), self.settings.lake, history=microseconds(history),
+                               until=_us(_aware("until", until) if until is not None else _now())):
+            progress(one)
+            done.append(one)
+        return done
+
+    def get_features(
+        self, service: FeatureService | str, rows: Any, *, at: Any = None, status: bool = False
+    ) -> pa.Table:
+        """One feature vector per row, in order, as of `at`: an aware datetime, one time per row, or None for now."""
+        table = in_memory(rows)
+        return get_features(self.online, self._service(service), table, _instants(at, table.num_rows), status=status)
+
+    def verify(
+        self, service: FeatureService | str, rows: int = 1000, *, spine: Any = None, timestamp: str = "timestamp",
+        seed: int = 0,
+    ) -> verify.Verification:
+        """Compares offline as of t with online at t, per cell; without a spine on keys and instants from the tables."""
+        self._ray()
+        known, lake = self._service(service), self.settings.lake
+        if spine is None:
+            spine = verify.sampled_spine(known, lake, timestamp, rows, seed)
+        with TemporaryDirectory(prefix="mlray-verify-") as folder:
+            return verify.verify(known, self.online, lake, spine, timestamp, rows=rows, replay=self._empty_store(folder))
+
+    def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
+        """Trains on the training set with Ray Train; see `mlray.training`."""
+        from mlray.training.launch import train  # torch takes seconds to import and only this verb needs it
+
+        self._ray()
+        return train(config, ts)
+
+    def _service(self, service: FeatureService | str) -> FeatureService:
+        return self.applied.get(service) if isinstance(service, str) else service
+
+    def _ray(self) -> None:
+        cluster.join(self.settings.ray)
+
+    def _empty_store(self, folder: str) -> Callable[[], OnlineStore]:
+        url = f"lmdb://{folder}/online" if self.settings.online.startswith("lmdb://") else f"memory://{folder}"
+        return lambda: open_store(url)
+
+
+def _instants(at: Any, rows: int) -> Instants:
+    if at is None or isinstance(at, datetime):
+        moment = _us(_aware("at", at) if at is not None else _now())
+        at = pa.array([moment] * rows, pa.int64()).cast(INSTANT)
+    elif not isinstance(at, pa.Array | pa.ChunkedArray):
+        at = pa.array([_us(_aware("at", t)) if isinstance(t, datetime) else None for t in _each(at)],
+                      pa.int64()).cast(INSTANT)
+    if len(at) != rows:
+        raise TimeError(f"at has {len(at)} instants for {rows} rows; give one, or one per row")
+    return instants(at, "at")
+
+
+def _each(at: Any) -> Sequence[Any]:
+    if not isinstance(at, Sequence):
+        raise TimeError(f"at is {type(at).__name__}; give an aware datetime, a list of them, or an Arrow array")
+    return at
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _aware(argument: str, moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise TimeError.naive(argument, moment)
+    return moment
+
+
+def _us(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
