@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -145,14 +146,16 @@ class World:
     queries: Sequence[Query]
 
 
-def world(seed: int, size: int = 60, *, timeless: bool | None = None) -> World:
-    """One world; `timeless` chooses a source with or without a timestamp, by the seed where it is None."""
+def world(
+    seed: int, size: int = 60, *, timeless: bool | None = None, features: Sequence[str | Aggregate] | None = None
+) -> World:
+    """One world; a source with or without a timestamp, and features, by the seed where they are None."""
     rng = Random(seed)
     keys = KEYS[rng.choice(sorted(KEYS))]
     known = [tuple(rng.choice(values) for _, _, values in keys) for _ in range(rng.choice([1, 2, 3]))]
     has_time = rng.random() < 0.9 if timeless is None else not timeless
     source, where = _source(rng, has_time)
-    features = _features(rng, has_time)
+    features = _features(rng, has_time) if features is None else features
     raw, types = _history(rng, keys, known, source, size)
     select = {"half": "price * 0.5", "n": "n + 1"} if rng.random() < 0.3 else {}
     rows = [{**row, "half": _half(row["price"]), "n": _next(row["n"])} for row in raw] if select else raw
@@ -177,6 +180,28 @@ def world(seed: int, size: int = 60, *, timeless: bool | None = None) -> World:
         queries=queries,
         table=pa.table({name: pa.array([row[name] for row in raw], type_) for name, type_ in types.items()}),
     )
+
+
+def every_window() -> list[str | Aggregate]:
+    """Every aggregate over every kind of window, and bare columns."""
+    windows: list[dict[str, Any]] = [
+        {},
+        {"closed": "right"},
+        {"offset": STEP},
+        {"resolution": 6 * STEP},
+        {"closed": "right", "offset": 2 * STEP, "resolution": 3 * STEP},
+        {"where": "country = 'PT'"},
+        {"sizes": (None,)},
+        {"sizes": (None,), "offset": STEP, "closed": "right", "where": "flag"},
+    ]
+    columns = dict.fromkeys(NUMBER_KINDS, ("price", "amount", "n"))
+    columns |= dict.fromkeys(ORDERED_KINDS, ("wild", "country", "seen"))
+    made: list[str | Aggregate] = ["price", "country", "amount"]
+    for kind, (number, options) in product(NUMBER_KINDS, enumerate(windows)):
+        column = columns[kind][number % 3]
+        given = {"sizes": (3 * STEP,), **options}
+        made.append(Aggregate(kind=kind, column=column, name=f"{kind}{number}", **given))
+    return made
 
 
 def expected(world: World) -> list[dict[str, Any]]:
