@@ -18,7 +18,7 @@ plane = ml.Entity("plane", keys=["tailnum"])
 
 departures = ml.DeltaSource(
     "departures", path="departures", timestamp="departed_at", sequence="flight_id",
-    select={"late": "CASE WHEN delay >= 15 THEN 1.0 ELSE 0.0 END"},
+    select={"late": "CAST(delay >= 15 AS INTEGER)"},
 )
 schedule = ml.DeltaSource("schedule", path="schedule", timestamp="scheduled_at", sequence="flight_id")
 weather = ml.DeltaSource("weather", path="weather", timestamp="hour", lag=hours(1))
