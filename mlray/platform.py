@@ -63,7 +63,7 @@ class Platform:
     @cached_property
     def registry(self) -> Registry:
         """The model registry, by its actor in the Ray cluster."""
-        self._ray()
+        self.join_ray()
         return Registry.connect(self.settings.registry, self.settings.artifacts)
 
     def apply(self, service: FeatureService) -> Diff:
@@ -82,7 +82,7 @@ class Platform:
         join: Join = "auto", versions: dict[str, int] | None = None,
     ) -> TrainingSet:
         """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row."""
-        self._ray()
+        self.join_ray()
         return training_set.build(self._service(service), spine, lake=self.settings.lake, label=label,
                                   timestamp=timestamp, join=join, versions=versions)
 
@@ -120,7 +120,7 @@ class Platform:
         seed: int = 0,
     ) -> verify.Verification:
         """Compares offline as of t with online at t, per cell; without a spine on keys and instants from the tables."""
-        self._ray()
+        self.join_ray()
         known, lake = self._service(service), self.settings.lake
         if spine is None:
             spine = verify.sampled_spine(known, lake, timestamp, rows, seed)
@@ -131,13 +131,14 @@ class Platform:
         """Trains on the training set with Ray Train; see `mlray.training`."""
         from mlray.training.launch import train  # torch takes seconds to import and only this verb needs it
 
-        self._ray()
+        self.join_ray()
         return train(config, ts)
 
     def _service(self, service: FeatureService | str) -> FeatureService:
         return self.applied.get(service) if isinstance(service, str) else service
 
-    def _ray(self) -> None:
+    def join_ray(self) -> None:
+        """Joins the configured cluster, or starts a local one, once per process."""
         cluster.join(self.settings.ray)
 
     def _empty_store(self, folder: str) -> Callable[[], OnlineStore]:

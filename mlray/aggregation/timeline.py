@@ -18,27 +18,50 @@ from mlray.aggregation.window import EARLIEST, LATEST, Instants, Times
 NOWHERE = -1
 """The code of a key that no event carries."""
 
+_SAFE = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Sorted events: entity code >= 0, event time, and the half-open [known, replaced) in which each is current."""
+    """Sorted events: entity code >= 0, event time, and the half-open [known, replaced) in which each is current.
+
+    `marks` orders rows by code and time in one int64: code * stride + time since the first one. Where that would not fit,
+    a time is its rank among the distinct `instants` instead.
+    """
 
     codes: Ranges
     times: Times
-    known: Times | None = None
-    replaced: Times | None = None
+    known: Times | None
+    replaced: Times | None
+    marks: Times
+    stride: int
+    instants: Times | None
+
+    @classmethod
+    def of(cls, codes: Ranges, times: Times, known: Times | None = None, replaced: Times | None = None) -> "Timeline":
+        """From rows that are in order already."""
+        first, last = int(times.min(initial=0)), int(times.max(initial=0))
+        stride, instants = last - first + 2, None
+        if (int(codes.max(initial=0)) + 1) * stride > _SAFE:
+            instants = np.unique(times)
+            stride, offsets = len(instants) + 1, np.searchsorted(instants, times)
+        else:
+            offsets = times - first
+        return cls(codes, times, known, replaced, codes * stride + offsets, stride, instants)
 
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
-        distinct = np.unique(self.times)
-        stride = len(distinct) + 1
-        rows = self.codes * stride + np.searchsorted(distinct, self.times)
         here = codes != NOWHERE
-        lo, hi = (
-            np.where(here, np.searchsorted(rows, codes * stride + np.searchsorted(distinct, bound)), 0)
-            for bound in (start, end)
-        )
+        lo, hi = (np.where(here, np.searchsorted(self.marks, codes * self.stride + self._offsets(bound)), 0)
+                  for bound in (start, end))
         return lo, np.maximum(lo, hi)
+
+    def _offsets(self, bound: Times) -> Times:
+        """How far into a code's stride the first time >= bound lies."""
+        if self.instants is not None:
+            return np.searchsorted(self.instants, bound)
+        first = int(self.times.min(initial=0))
+        return np.clip(bound, first, first + self.stride - 1) - first
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""

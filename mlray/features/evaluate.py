@@ -198,7 +198,7 @@ def _ordered(
     if replaced is not None and (replaced == LATEST).all():
         replaced = None
     table = events.select(read_columns(view)).take(pa.array(rows))
-    return Events(table, Timeline(codes, times, known, replaced))
+    return Events(table, Timeline.of(codes, times, known, replaced))
 
 
 def _sorted(events: pa.Table, name: str, rows: Ranges) -> Times:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -62,6 +62,11 @@ class TrainingSet:
     @property
     def service_definition(self) -> str:
         return service_text(self.definition)
+
+    def cached(self) -> "TrainingSet":
+        """The same training set, computed now and kept in the object store, which spills to disk."""
+        with mlray_errors():
+            return replace(self, ordered=self.ordered.materialize())
 
     def count(self) -> int:
         """The number of spine rows."""

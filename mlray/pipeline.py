@@ -1,0 +1,111 @@
+"""The stages from raw tables to a served model, one function each: what the CLI, the jobs and the demo call."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlray.errors import ConfigError, UnknownName
+from mlray.features.service import FeatureService
+from mlray.features.source import DeltaSource
+from mlray.ingest import Ingested
+from mlray.materialize import Materialized
+from mlray.offline import fingerprint
+from mlray.offline.training_set import TrainingSet
+from mlray.platform import Platform
+from mlray.recipe import Recipe
+from mlray.registry.model_version import ModelVersion
+from mlray.verify import Verification
+
+if TYPE_CHECKING:
+    from mlray.training.run import Run
+
+RUN_FILE = "run.json"
+
+
+def ingest_tables(recipe: Recipe, platform: Platform) -> dict[str, Ingested]:
+    """Ingests the recipe's tables; a table of the same content is not ingested twice."""
+    return {name: platform.ingest(_source(recipe, name), rows, idempotency_key=content_key(rows))
+            for name, rows in recipe.tables().items()}
+
+
+def content_key(rows: pa.Table) -> str:
+    """An idempotency key for a table: its content."""
+    return fingerprint.combined([fingerprint.digest(rows)], rows.schema)[:32]
+
+
+def training_set(recipe: Recipe, platform: Platform, service: FeatureService | None = None) -> TrainingSet:
+    """The recipe's training set, lazily."""
+    return platform.build_training_set(service or recipe.service, recipe.spine(), label=recipe.label,
+                                       timestamp=recipe.timestamp)
+
+
+def train_model(
+    recipe: Recipe, platform: Platform, ts: TrainingSet, on_epoch: Callable[[Any], None] | None = None
+) -> "Run":
+    """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on."""
+    from mlray.training.launch import log_epoch, train  # torch takes seconds to import
+    from mlray.training.trainer import Trainer
+
+    platform.join_ray()
+    settings = {"storage": runs_folder(recipe), **recipe.training}
+    identity = json.dumps(Trainer.Config.from_json(settings).identity(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{identity}{ts.fingerprint}".encode()).hexdigest()
+    config = Trainer.Config.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
+    run = train(config, ts, on_epoch=on_epoch or log_epoch)
+    path = Path(config.storage, run.id, RUN_FILE)
+    path.write_text(json.dumps(asdict(run)))
+    return run
+
+
+def runs_folder(recipe: Recipe) -> str:
+    """Where runs lie where [training] does not say."""
+    return str(recipe.training.get("storage", f"{recipe.settings.lake}/_mlray/runs"))
+
+
+def saved_run(recipe: Recipe, name: str | None = None) -> "Run":
+    """The run of that name, or the newest of the recipe's service."""
+    from mlray.training.run import Run
+
+    folder = Path(runs_folder(recipe))
+    found = {p.parent.name: p for p in folder.glob(f"*/{RUN_FILE}")}
+    own = {k: p for k, p in found.items() if k.startswith(f"{recipe.service.name}-")}
+    if name is not None and name not in found:
+        raise UnknownName.of("run", name, found)
+    if name is None and not own:
+        raise ConfigError(f"there is no finished run of {recipe.service.name} in {folder}; train one first")
+    path = found[name] if name else max(own.values(), key=lambda p: p.stat().st_mtime_ns)
+    plain = json.loads(path.read_text())
+    return Run(**{**plain, "features": tuple(plain["features"]), "history": tuple(plain["history"])})
+
+
+def register_run(recipe: Recipe, platform: Platform, run: "Run") -> ModelVersion:
+    """Registers the run's checkpoint under the recipe's model name and alias; the same run again is the same version."""
+    return platform.registry.register(recipe.model_name, run, alias=recipe.alias, idempotency_key=run.id)
+
+
+def materialize_service(
+    recipe: Recipe, platform: Platform, *, until: datetime | None = None,
+    progress: Callable[[Materialized], None] = lambda _: None,
+) -> list[Materialized]:
+    """Loads the online store as [online] says."""
+    history = timedelta(days=float(recipe.online.get("history_days", 0)))
+    return platform.materialize(recipe.service, until=until or recipe.until, history=history, progress=progress)
+
+
+def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None) -> Verification:
+    """The law, checked on rows of the recipe's spine, or on rows drawn from the tables where it has none."""
+    spine = recipe.spine() if "spine" in recipe.recipe else None
+    count = rows or int(recipe.verify.get("rows", 1000))
+    return platform.verify(recipe.service, count, spine=spine, timestamp=recipe.timestamp)
+
+
+def _source(recipe: Recipe, name: str) -> DeltaSource:
+    """The source of this name; a table that no view reads is kept as it is."""
+    known = {source.name: source for source in recipe.service.sources}
+    return known.get(name) or DeltaSource(name, path=name, timestamp=None)

@@ -1,0 +1,122 @@
+"""A recipe: one TOML file that says what the verbs work on: settings, service, tables, spine, training, serving."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mlray.errors import ConfigError
+from mlray.features.expression import predicate
+from mlray.features.service import FeatureService
+from mlray.settings import Settings, read_toml
+
+_SECTIONS: Mapping[str, tuple[str, ...] | None] = {
+    "platform": None,
+    "recipe": ("service", "baseline", "tables", "spine", "timestamp", "label", "options", "where"),
+    "training": None,
+    "model": ("name", "alias"),
+    "online": ("until", "history_days"),
+    "serving": None,
+    "verify": ("rows",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The file at `path`, its sections as plain tables; what they name is imported when it is asked for."""
+
+    path: Path
+    settings: Settings
+    recipe: Mapping[str, Any]
+    training: Mapping[str, Any]
+    model: Mapping[str, Any]
+    online: Mapping[str, Any]
+    serving: Mapping[str, Any]
+    verify: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """ConfigError for a section or key that is not known."""
+        tables = read_toml(path)
+        for section, table in tables.items():
+            if section not in _SECTIONS:
+                raise ConfigError.unknown_key(str(path), section, _SECTIONS)
+            for key in table:
+                keys = _SECTIONS[section]
+                if keys is not None and key not in keys:
+                    raise ConfigError.unknown_key(f"{path} [{section}]", key, keys)
+        sections = {name: tables.get(name, {}) for name in _SECTIONS if name != "platform"}
+        return cls(path=Path(path), settings=Settings.load(path), **sections)
+
+    @property
+    def service(self) -> FeatureService:
+        """The feature service that the model reads."""
+        return self._service("service")
+
+    @property
+    def baseline(self) -> FeatureService | None:
+        """A service to compare with, if any."""
+        return self._service("baseline") if "baseline" in self.recipe else None
+
+    @property
+    def timestamp(self) -> str:
+        return str(self.recipe.get("timestamp", "timestamp"))
+
+    @property
+    def label(self) -> str | None:
+        return self.recipe.get("label")
+
+    @property
+    def model_name(self) -> str:
+        return str(self.model.get("name", self.service.name))
+
+    @property
+    def alias(self) -> str:
+        return str(self.model.get("alias", "candidate"))
+
+    @property
+    def until(self) -> datetime | None:
+        """Up to when the online store is loaded; None: now."""
+        return self.online.get("until")
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The rows to ingest, by source name."""
+        made: dict[str, pa.Table] = self._function("tables")(**self.recipe.get("options", {}))
+        return made
+
+    def spine(self) -> Any:
+        """The spine: what the named function gives, or a Delta path; rows for which `where` is not true are left out."""
+        if ":" not in self._named("spine"):
+            return self._named("spine")
+        spine = self._function("spine")(**self.recipe.get("options", {}))
+        where = self.recipe.get("where")
+        return spine.filter(predicate(spine, where, f"{self.path} [recipe]")) if where else spine
+
+    def _service(self, key: str) -> FeatureService:
+        found = self._attribute(key)
+        if not isinstance(found, FeatureService):
+            raise ConfigError(f"{self.path} [recipe] {key}: {self._named(key)} is no FeatureService but {type(found)}")
+        return found
+
+    def _function(self, key: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = self._attribute(key)
+        return found
+
+    def _named(self, key: str) -> str:
+        if key not in self.recipe:
+            raise ConfigError(f"{self.path} [recipe] needs '{key}' for this verb: {key} = \"module:attribute\"")
+        return str(self.recipe[key])
+
+    def _attribute(self, key: str) -> Any:
+        module, _, name = self._named(key).partition(":")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self.path} [recipe] {key}: {self._named(key)} cannot be imported: {error}") from error
