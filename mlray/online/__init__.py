@@ -1,0 +1,1 @@
+"""Now: what each view knows about each key, and its value at an instant."""

@@ -1,0 +1,134 @@
+"""What an online store is: named spaces of versioned cells, read in one snapshot and written in one transaction.
+
+A space holds keys; a key holds cells, one per slot; a cell is opaque bytes and a version. What the bytes mean is the
+caller's affair. The greater version of a cell stays, whatever the order of arrival.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlray.errors import ConfigError, InvalidName, StoreError, did_you_mean
+
+LONGEST_SPACE = 200
+LONGEST_SLOT = 200
+SORTED_KEY = 128
+VERSIONS = range(-(2**63), 2**63)
+SCHEMES = ("lmdb", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """key and value: any bytes, the empty ones included; slot: at most 200 bytes; version: a signed 64-bit integer."""
+
+    key: bytes
+    slot: bytes
+    version: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """bytes: keys, slots and values as given, a key counted once per cell; what a store adds is not in it."""
+
+    keys: int
+    cells: int
+    bytes: int
+
+
+class OnlineStore(Protocol):
+    """Safe to share between threads. A failure is a StoreError and leaves everything as it was."""
+
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
+        """Per request and key, in their order, the key's cells in slot order; [] for an unknown key or space.
+
+        One snapshot and one round trip for everything asked. Repeated keys and spaces are answered each time.
+        """
+
+    def write(
+        self,
+        space: str,
+        cells: Iterable[Cell],
+        *,
+        deletes: Iterable[tuple[bytes, bytes, int]] = (),
+        state: bytes | None = None,
+    ) -> int:
+        """One transaction: the deletes, then the cells in order, then the state. Returns the cells written.
+
+        A cell whose stored version is greater is left alone, an equal one is overwritten. A delete (key, slot,
+        version) removes a cell of that version or a smaller one and is not remembered afterwards. state=None keeps the
+        space's state. The space comes into being. Both iterables are read to their end, into memory, before anything
+        is locked or changed.
+        """
+
+    def state(self, space: str) -> bytes | None:
+        """What the last write with a state gave; None before that, and for an unknown space."""
+
+    def scan(self, space: str) -> Iterator[Cell]:
+        """All cells, those of one key together and in slot order.
+
+        Keys ascend by their first 128 bytes; keys longer than that which share them follow in a fixed order of the
+        store's own. No lock is held between two cells: of what is written meanwhile some cells are seen, each whole.
+        """
+
+    def spaces(self) -> list[str]:
+        """The names of all spaces, sorted."""
+
+    def stats(self, space: str) -> Stats:
+        """Counts by scanning: a few seconds for a million cells. Zeros for an unknown space."""
+
+    def drop(self, space: str) -> None:
+        """The space, its cells and its state are gone for every later call; an unknown one is no error."""
+
+    def close(self) -> None:
+        """Gives this handle up; others on the same URL go on. Closing twice is no error."""
+
+
+def open_store(url: str) -> OnlineStore:
+    """The store at `memory://name` or `lmdb://path` (`lmdb:///absolute`); within a process one URL is one store."""
+    # The back-ends import Cell from here, and each brings a package of its own.
+    scheme, separator, rest = url.partition("://")
+    if scheme == "memory" and separator:
+        from mlray.online.memory import MemoryStore
+
+        return MemoryStore(rest)
+    if scheme == "lmdb" and rest:
+        from mlray.online.lmdb import LmdbStore
+
+        return LmdbStore(rest)
+    raise ConfigError(f"online='{url}': {_refusal(scheme, separator)}")
+
+
+def checked_space(space: str) -> str:
+    """The name itself if it can name a space."""
+    if 0 < len(space) <= LONGEST_SPACE:
+        return space
+    raise InvalidName(f"an online space has a name of 1 to {LONGEST_SPACE} characters, not of {len(space)}")
+
+
+def checked_address(key: bytes, slot: bytes, version: int) -> None:
+    """Refuses what not every store can hold, so that none holds more than another."""
+    if len(slot) > LONGEST_SLOT:
+        raise StoreError(f"key {key[:32]!r}: a slot has at most {LONGEST_SLOT} bytes, this one {len(slot)}")
+    if version not in VERSIONS:
+        raise StoreError(f"key {key[:32]!r}, slot {slot!r}: version {version} is not a signed 64-bit integer")
+
+
+def counted(cells: Iterable[Cell]) -> Stats:
+    """The statistics of a whole scan."""
+    keys = count = size = 0
+    last = None
+    for cell in cells:
+        keys += cell.key != last
+        last = cell.key
+        count += 1
+        size += len(cell.key) + len(cell.slot) + len(cell.value)
+    return Stats(keys, count, size)
+
+
+def _refusal(scheme: str, separator: str) -> str:
+    if not separator:
+        return f"a store is named by a URL; for a folder write lmdb://{scheme}"
+    if scheme == "lmdb":
+        return "the path is missing; write lmdb:///absolute/path or lmdb://relative/path"
+    return f"there is no store '{scheme}'{did_you_mean(scheme, SCHEMES)}"
