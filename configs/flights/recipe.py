@@ -21,7 +21,7 @@ def spine(*, start: date, end: date) -> pa.Table:
 
     `scheduled_hour` and `weekday` (1 = Monday ... 7 = Sunday) are New York's: timetables and habits follow
     the clock on the wall. A flight without tail number was cancelled, always: the gap is the outcome, written
-    down afterwards. `[split] where` in flights.toml leaves those 2,512 rows out.
+    down afterwards. `where` in flights.toml leaves those 2,512 rows out.
     """
     loaded = load(start=start, end=end)
     schedule, departures = loaded["schedule"], loaded["departures"].select(["flight_id", "delay"])
