@@ -70,9 +70,14 @@ class RunDirectory:
         return max(self.epochs(), default=0)
 
     def history(self) -> History:
-        """Metrics of every epoch up to the latest."""
-        latest = self.latest()
-        return tuple(read_json(self.epoch(latest) / "state.json")["history"]) if latest else ()
+        """Metrics of every epoch up to the latest; may be called while the run goes on."""
+        while latest := self.latest():
+            try:
+                return tuple(read_json(self.epoch(latest) / "state.json")["history"])
+            except FileNotFoundError:
+                if self.latest() == latest:  # else it was dropped for a newer one between the look and the read
+                    raise
+        return ()
 
     def tidy(self) -> None:
         """Removes what a killed writer left; nobody may be writing."""

@@ -11,7 +11,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +143,8 @@ def read_columns(ts: TrainingData, config: Trainer.Config) -> Columns:
     for name in (*used, ts.label, ts.timestamp):
         if name not in ts.schema.names:
             raise SchemaError.missing_column("training", name, "the training set", ts.schema.names)
+    if kind(ts.label, ts.schema.field(ts.label).type) != "number":
+        raise SchemaError(f"label '{ts.label}' is {ts.schema.field(ts.label).type}; make it a boolean, or 0 and 1")
     if not used:
         raise DefinitionError(f"service '{ts.service}' has no feature left to train on; ignored are {config.ignore}")
     if ts.timestamp in used:
@@ -209,14 +210,14 @@ def fit(job: Job, use_gpu: bool, on_epoch: OnEpoch) -> dict[str, float]:
     finally:
         over.set()
         watcher.join()
-    outcome: dict[str, Any] = result.return_value
-    if "error" in outcome:
-        raise TrainingFailed(outcome["error"])
-    return outcome
+    returned: dict[str, Any] = result.return_value
+    if "error" in returned:
+        raise TrainingFailed(returned["error"])
+    return returned
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """The loop in one worker. What would fail again the same way is returned, not raised: Ray retries what raises."""
+    """The loop in one worker."""
     job: Job = settings["job"]
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
@@ -233,8 +234,13 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         group=group,
         report=ray.train.report,
     )
+    return outcome(trainer)
+
+
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    """The metrics, or {"error": text} of what would fail again the same way: Ray starts anew after what raises."""
     try:
-        return trainer.train()
+        return dict(trainer.train())
     except TrainingFailed as error:
         return {"error": str(error)}
 
@@ -254,10 +260,9 @@ def watch(directory: RunDirectory, on_epoch: OnEpoch, over: threading.Event) -> 
     told = len(directory.history())
     while True:
         last_look = over.wait(PROGRESS_SECONDS)
-        with suppress(FileNotFoundError):  # the epoch was dropped for a newer one between the look and the read
-            for metrics in directory.history()[told:]:
-                on_epoch(metrics)
-                told += 1
+        for metrics in directory.history()[told:]:
+            on_epoch(metrics)
+            told += 1
         if last_look:
             return
 

@@ -1,0 +1,93 @@
+"""A made-up training set with signal in numbers, texts and what is missing, and a loop over it without Ray."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mlray.training.checkpoint import RunDirectory
+from mlray.training.feed import Rows
+from mlray.training.model import Signature
+from mlray.training.preparation import Columns, assign_parts, microseconds, observe, order, scatter
+from mlray.training.preprocessing import Preprocessing, kind
+from mlray.training.trainer import PARTS, Trainer
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SPLIT = (START + timedelta(hours=60), START + timedelta(hours=80), START + timedelta(hours=100))
+FEATURES = ["amount", "visits", "rate", "weekend", "country"]
+
+
+def table(rows: int, seed: int = 0) -> pa.Table:
+    """Times spread evenly over 100 hours; the label depends on amount, country and on a missing rate."""
+    random = np.random.default_rng(seed)
+    amount = np.exp(random.normal(3, 2, rows))
+    country = random.choice(["DE", "FR", "PT"], rows)
+    rate = random.normal(0, 1, rows)
+    rate[random.random(rows) < 0.2] = np.nan
+    logit = 0.8 * (np.log(amount) - 3) + 1.5 * (country == "PT") - 1.5 * np.isnan(rate) - 0.5
+    return pa.table({
+        "at": pa.array([START + timedelta(hours=100) * (i / rows) for i in range(rows)], pa.timestamp("us", "UTC")),
+        "bought": random.random(rows) < 1 / (1 + np.exp(-logit)),
+        "amount": amount,
+        "visits": pa.array(random.integers(0, 50, rows), mask=random.random(rows) < 0.1),
+        "rate": rate,
+        "weekend": random.random(rows) < 0.3,
+        "country": pa.array(country, mask=random.random(rows) < 0.05),
+    })
+
+
+def config(storage: Path, **settings: Any) -> Trainer.Config:
+    small = {"epochs": 3, "batch_size": 256, "shuffle_rows": 1024, "hidden": (32,), "learning_rate": 3e-3}
+    return Trainer.Config(**{"split": SPLIT, "storage": str(storage), **small, **settings})
+
+
+def columns(data: pa.Table, features: list[str] = FEATURES) -> Columns:
+    kinds = {name: kind(name, data.schema.field(name).type) for name in features}
+    return Columns(kinds=kinds, label="bought", timestamp="at")
+
+
+def parts(data: pa.Table, read: Columns) -> tuple[Preprocessing, dict[str, Rows]]:
+    """What `prepare` makes, of one block and in this process."""
+    block = assign_parts(data, read, [microseconds(until) for until in SPLIT])
+    preprocessing = Preprocessing.learn(read.kinds, observe(block, read), max_categories=100)
+    _, scattered = scatter(block, preprocessing, read.label, [1, 1, 1])
+    return preprocessing, {part: order(shard) for part, shard in zip(PARTS, scattered, strict=True)}
+
+
+def trainer(settings: Trainer.Config, data: pa.Table, **given: Any) -> Trainer:
+    """The loop as one worker runs it alone, in `storage/run`."""
+    read = columns(data)
+    preprocessing, rows = parts(data, read)
+    return Trainer(
+        settings,
+        preprocessing,
+        Signature(inputs={name: str(data.schema.field(name).type) for name in read.kinds}, label=read.label),
+        {part: lambda held=held: iter([held]) for part, held in rows.items()},
+        {part: len(held) for part, held in rows.items()},
+        RunDirectory(Path(settings.storage) / str(settings.run)),
+        **given,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeSet:
+    """What training reads of a TrainingSet."""
+
+    dataset: Any
+    schema: pa.Schema
+    features: list[str] = field(default_factory=lambda: list(FEATURES))
+    label: str | None = "bought"
+    timestamp: str = "at"
+    sources: dict[str, int] = field(default_factory=lambda: {"shop": 4})
+    fingerprint: str = "of this table"
+    service: str = "shop"
+    service_hash: str = "00ff"
+    service_definition: str = "{}"
+
+
+def scores(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics without the clock's."""
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "rows_per_second")}

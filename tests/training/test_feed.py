@@ -1,0 +1,85 @@
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from mlray.training.feed import Rows, batches, content_hash, share, windows
+from mlray.training.preparation import assign_parts, microseconds, order, scatter
+from tests.training.made import SPLIT, columns, parts, table
+
+
+def numbered(count: int, block: int) -> list[Rows]:
+    """Rows whose label is their place, in blocks."""
+    places = np.arange(count, dtype=np.float32)
+    return [
+        Rows(p[:, np.newaxis], np.zeros((len(p), 0), np.int32), p)
+        for p in (places[start : start + block] for start in range(0, count, block))
+    ]
+
+
+def epoch(blocks: list[Rows], *, rank: int = 0, world: int = 1, seed: tuple[int, int] = (0, 1)) -> list[list[float]]:
+    def stream() -> Iterator[Rows]:
+        return iter(blocks)
+
+    drawn = batches(stream, size=4, shuffle_rows=8, seed=seed, rank=rank, world=world)
+    return [rows.labels.tolist() for rows in drawn]
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 100])
+def test_windows_do_not_depend_on_blocks(block: int) -> None:
+    found = [rows.labels.tolist() for rows in windows(lambda: iter(numbered(20, block)), 8)]
+    assert found == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 100])
+def test_an_epoch_meets_every_row_once_whatever_the_blocks(block: int) -> None:
+    assert epoch(numbered(21, block)) == epoch(numbered(21, 21))
+    assert sorted(chain(*epoch(numbered(21, block)))) == list(range(21))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_ranks_share_each_global_batch(world: int) -> None:
+    whole = epoch(numbered(21, 5))
+    ranks = [epoch(numbered(21, 5), rank=rank, world=world) for rank in range(world)]
+
+    for number, batch in enumerate(whole):
+        assert sorted(batch) == sorted(chain(*(rank[number] for rank in ranks)))
+
+
+def test_another_epoch_or_seed_is_another_order() -> None:
+    orders = [epoch(numbered(21, 5), seed=seed) for seed in ((0, 1), (0, 2), (1, 1))]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+@pytest.mark.parametrize("block", [1, 4, 7])
+def test_shares_are_each_worlds_th_row(block: int) -> None:
+    for rank in range(3):
+        shared = share(lambda: iter(numbered(20, block)), rank=rank, world=3)
+        assert [place for rows in shared for place in rows.labels] == list(range(rank, 20, 3))
+
+
+def test_the_order_of_rows_is_that_of_their_content() -> None:
+    #  one block                     or five, backwards, in two buckets: the same rows in the same order
+    data = table(500)
+    read = columns(data)
+    preprocessing, expected = parts(data, read)
+    bounds = [microseconds(until) for until in SPLIT]
+
+    pieces = [data.slice(start, 100) for start in (400, 300, 200, 100, 0)]
+    blocks = [assign_parts(piece, read, bounds) for piece in pieces]
+    scattered = [scatter(block, preprocessing, read.label, [2, 1, 1])[1] for block in blocks]
+    train = Rows.concat([order(*(shards[bucket] for shards in scattered)) for bucket in (0, 1)])
+
+    for name in ("numbers", "codes", "labels"):
+        np.testing.assert_array_equal(getattr(train, name), getattr(expected["train"], name))
+
+
+def test_equal_rows_have_equal_hashes_and_a_change_anywhere_another() -> None:
+    rows = Rows(np.zeros((5, 2), np.float32), np.zeros((5, 1), np.int32), np.zeros(5, np.float32))
+    rows.numbers[1, 1], rows.codes[2, 0], rows.labels[3] = 1.0, 1, 1.0
+    keys = content_hash(rows, np.array([7, 7, 7, 7, 7]))
+
+    assert keys[0] == keys[4]
+    assert len(set(keys.tolist())) == 4
+    assert content_hash(rows, np.array([8] * 5))[0] != keys[0]

@@ -1,0 +1,60 @@
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlray.training.preparation import assign_parts, microseconds, observe
+from mlray.training.statistics import GRID, Moments, merge, squash
+from tests.training.made import SPLIT, columns, table
+
+ANY = st.lists(st.floats(), max_size=40)
+
+
+@given(ANY, st.integers(0, 40))
+def test_moments_of_two_blocks_are_those_of_one(values: list[float], cut: int) -> None:
+    whole = np.array(values, dtype=np.float64)
+    assert Moments.of(whole[:cut]) + Moments.of(whole[cut:]) == Moments.of(whole[::-1].copy())
+
+
+@given(ANY)
+def test_moments_are_the_exact_sums_over_the_grid(values: list[float]) -> None:
+    array = np.array(values, dtype=np.float64)
+    usable = array[~np.isnan(array)]
+    grid = [int(q) for q in np.rint(squash(usable) * GRID)]
+
+    moments = Moments.of(array)
+
+    assert (moments.total, moments.squares) == (sum(grid), sum(q * q for q in grid))
+    if len(set(grid)) > 1:
+        mean = Fraction(sum(grid), len(grid))
+        variance = sum((q - mean) ** 2 for q in grid) / len(grid) / GRID**2
+        assert moments.std() == pytest.approx(float(variance) ** 0.5, rel=1e-12)
+
+
+def test_a_number_that_does_not_vary_is_scaled_by_one() -> None:
+    assert Moments.of(np.array([5.0, 5.0, np.nan])).std() == 1.0
+    assert Moments.of(np.array([np.nan])).mean() == 0.0
+
+
+def test_statistics_do_not_depend_on_blocks() -> None:
+    data = table(500)
+    read = columns(data)
+    block = assign_parts(data, read, [microseconds(until) for until in SPLIT])
+
+    pieces = [observe(block.slice(start, 37), read) for start in range(0, 500, 37)]
+
+    assert merge(pieces[::-1]) == observe(block, read)
+
+
+def test_only_the_training_part_is_learned_from() -> None:
+    data = table(500)
+    read = columns(data)
+    late = pa.concat_tables([data.slice(0, 300), data.slice(300).set_column(6, "country", pa.array(["XX"] * 200))])
+
+    seen = observe(assign_parts(late, read, [microseconds(until) for until in SPLIT]), read)
+
+    assert set(seen.categories["country"]) == {"DE", "FR", "PT"}
+    assert seen.numbers["amount"] == Moments.of(data["amount"].to_numpy()[:300])
