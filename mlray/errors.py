@@ -104,3 +104,19 @@ class RegistryUnavailable(MlrayError, ConnectionError):
 
 class StoreError(MlrayError):
     """An online store that cannot be opened, read or written; what it held before the call it still holds."""
+
+
+class InvalidRequest(MlrayError, ValueError):
+    """A request that is not JSON, or not JSON of the right shape."""
+
+
+class RequestTooLarge(MlrayError, ValueError):
+    """More bytes or rows in one request than the server takes."""
+
+
+class LogUnavailable(MlrayError):
+    """A prediction log that cannot take or write rows; the message says how many wait, and why."""
+
+
+class ServingFailed(MlrayError):
+    """A deployment that did not become ready; the message carries what its replica said."""
