@@ -308,20 +308,35 @@ class _Environment:
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """work(transaction) on one snapshot."""
-        return self._run(work, write=False)
+        return self._run(partial(self._try_reading, work), "it cannot be read")
 
     def write(self, work: Callable[[Transaction], T]) -> T:
         """work(transaction), committed; run again from its start if the map had to grow."""
         self.refuse_fork()
         with self._writer:
-            return self._run(work, write=True)
+            return self._run(partial(self._try_writing, work), "nothing was written; is there room on the disk?")
 
-    def _run(self, work: Callable[[Transaction], T], *, write: bool) -> T:
+    def _try_reading(self, work: Callable[[Transaction], T]) -> T:
+        with self._gate, self._lmdb.begin() as txn:
+            return work(txn)
+
+    def _try_writing(self, work: Callable[[Transaction], T]) -> T:
+        with self._gate:
+            txn = self._lmdb.begin(write=True)
+            try:
+                result = work(txn)
+                txn.commit()
+            except BaseException:
+                with self._gate.alone(inside=1):  # else abort() waits, for seconds, for the readers to pause by chance
+                    txn.abort()
+                raise
+            return result
+
+    def _run(self, attempt: Callable[[], T], outcome: str) -> T:
         self.refuse_fork()
         while True:
             try:
-                with self._gate, self._lmdb.begin(write=write) as txn:
-                    return work(txn)
+                return attempt()
             except lmdb.MapResizedError:
                 self._remap(0)
             except lmdb.MapFullError:
@@ -330,8 +345,7 @@ class _Environment:
                 if not self._lmdb.reader_check():
                     raise StoreError(f"lmdb://{self.path}: more than {READERS} reads at a time") from error
             except lmdb.Error as error:
-                done = "written; nothing was changed; is there room on the disk?" if write else "read"
-                raise StoreError(f"lmdb://{self.path}: {error}; it cannot be {done}") from error
+                raise StoreError(f"lmdb://{self.path}: {error}; {outcome}") from error
 
     def close(self) -> None:
         if self._pid == os.getpid():
@@ -376,11 +390,12 @@ class _Gate:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, inside: int = 0) -> Iterator[None]:
+        """Lets nobody in, and waits until only `inside` are: 1 for one who is in already, of whom there may be one."""
         with self._changed:
             self._waiting += 1
             try:
-                self._changed.wait_for(lambda: not self._inside)
+                self._changed.wait_for(lambda: self._inside == inside)
                 yield
             finally:
                 self._waiting -= 1
