@@ -1,6 +1,6 @@
 """Puts the recipe's feature service in force: `mlray apply` as a job.
 
-    python jobs/apply.py --config configs/flights.toml                  (%run jobs/apply.py ... in a notebook)
+    python jobs/apply.py --config configs/flights.toml    (%run jobs/apply.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/apply.py --config configs/cluster.toml
 """
 

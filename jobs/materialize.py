@@ -1,6 +1,6 @@
 """Loads the online store from the lake: `mlray materialize` as a job.
 
-    python jobs/materialize.py --config configs/flights.toml                  (%run jobs/materialize.py ... in a notebook)
+    python jobs/materialize.py --config configs/flights.toml    (%run jobs/materialize.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/materialize.py --config configs/cluster.toml
 """
 

@@ -1,6 +1,6 @@
 """Registers the newest run as the model's next version: `mlray register` as a job.
 
-    python jobs/register.py --config configs/flights.toml                  (%run jobs/register.py ... in a notebook)
+    python jobs/register.py --config configs/flights.toml    (%run jobs/register.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/register.py --config configs/cluster.toml
 """
 

@@ -1,6 +1,6 @@
 """Answers predictions over HTTP until it is stopped: `mlray serve` as a job.
 
-    python jobs/serve.py --config configs/flights.toml                  (%run jobs/serve.py ... in a notebook)
+    python jobs/serve.py --config configs/flights.toml    (%run jobs/serve.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/serve.py --config configs/cluster.toml
 """
 

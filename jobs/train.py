@@ -1,6 +1,6 @@
 """Builds the training set and trains on it; the run is kept for `register`: `mlray train` as a job.
 
-    python jobs/train.py --config configs/flights.toml                  (%run jobs/train.py ... in a notebook)
+    python jobs/train.py --config configs/flights.toml    (%run jobs/train.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/train.py --config configs/cluster.toml
 """
 

@@ -1,6 +1,6 @@
 """Checks the law on the recipe's rows; fails where a cell differs: `mlray verify` as a job.
 
-    python jobs/verify.py --config configs/flights.toml                  (%run jobs/verify.py ... in a notebook)
+    python jobs/verify.py --config configs/flights.toml    (%run jobs/verify.py ... in a notebook)
     ray job submit --working-dir . -- python jobs/verify.py --config configs/cluster.toml
 """
 
