@@ -21,18 +21,43 @@ from mlray.features.source import DeltaSource, RequestSource
 from mlray.features.view import FeatureView
 
 if TYPE_CHECKING:
-    from mlray.platform import Platform, Settings, connect
+    from mlray.platform import Platform, connect
+    from mlray.settings import Settings
     from mlray.training.trainer import Trainer
 
 __all__ = [
-    "Count", "CountDistinct", "DeltaSource", "Entity", "FeatureService", "FeatureView", "First", "Last", "Max", "Mean",
-    "Min", "MlrayError", "Platform", "RequestSource", "Settings", "Std", "Sum", "Trainer", "Var", "connect", "days",
-    "hours", "lifetime", "minutes", "on_demand",
+    "Count",
+    "CountDistinct",
+    "DeltaSource",
+    "Entity",
+    "FeatureService",
+    "FeatureView",
+    "First",
+    "Last",
+    "Max",
+    "Mean",
+    "Min",
+    "MlrayError",
+    "Platform",
+    "RequestSource",
+    "Settings",
+    "Std",
+    "Sum",
+    "Trainer",
+    "Var",
+    "connect",
+    "days",
+    "hours",
+    "lifetime",
+    "minutes",
+    "on_demand",
 ]
 
 # Named here, imported when first used: they bring Arrow, Ray and torch, which a declaration does not need.
 _LATER = {
-    "Platform": "mlray.platform", "Settings": "mlray.platform", "connect": "mlray.platform",
+    "Platform": "mlray.platform",
+    "Settings": "mlray.settings",
+    "connect": "mlray.platform",
     "Trainer": "mlray.training.trainer",
 }
 

@@ -36,3 +36,12 @@ def _original(error: RayError) -> MlrayError | None:
     kind = getattr(errors, name, MlrayError)
     made: MlrayError = kind(message.strip())
     return made
+
+
+def serve_address() -> tuple[str, int] | None:
+    """Host and port of the cluster's Ray Serve; None where it does not run."""
+    # Serve takes a second to import, and only serving needs it.
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else (str(client.http_config.host), int(client.http_config.port))

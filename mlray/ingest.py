@@ -29,8 +29,14 @@ class Ingested:
 
 
 def ingest(
-    store: OnlineStore, source: DeltaSource, views: Sequence[FeatureView], rows: pa.Table, lake: str, *,
-    now: int, idempotency_key: str | None = None,
+    store: OnlineStore,
+    source: DeltaSource,
+    views: Sequence[FeatureView],
+    rows: pa.Table,
+    lake: str,
+    *,
+    now: int,
+    idempotency_key: str | None = None,
 ) -> Ingested:
     """Appends rows to the source's table and pushes their events to its views.
 

@@ -26,7 +26,12 @@ class Materialized:
 
 
 def materialize(
-    store: OnlineStore, service: FeatureService, lake: str, *, until: int, history: int = 0,
+    store: OnlineStore,
+    service: FeatureService,
+    lake: str,
+    *,
+    until: int,
+    history: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Materialized]:
     """Loads every view of the service with events up to `until`, one after another; yields as each is done.

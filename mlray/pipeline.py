@@ -23,6 +23,7 @@ from mlray.registry.model_version import ModelVersion
 from mlray.verify import Verification
 
 if TYPE_CHECKING:
+    from mlray.serving.app import Running
     from mlray.training.run import Run
 
 RUN_FILE = "run.json"
@@ -30,8 +31,10 @@ RUN_FILE = "run.json"
 
 def ingest_tables(recipe: Recipe, platform: Platform) -> dict[str, Ingested]:
     """Ingests the recipe's tables; a table of the same content is not ingested twice."""
-    return {name: platform.ingest(_source(recipe, name), rows, idempotency_key=content_key(rows))
-            for name, rows in recipe.tables().items()}
+    return {
+        name: platform.ingest(_source(recipe, name), rows, idempotency_key=content_key(rows))
+        for name, rows in recipe.tables().items()
+    }
 
 
 def content_key(rows: pa.Table) -> str:
@@ -41,8 +44,9 @@ def content_key(rows: pa.Table) -> str:
 
 def training_set(recipe: Recipe, platform: Platform, service: FeatureService | None = None) -> TrainingSet:
     """The recipe's training set, lazily."""
-    return platform.build_training_set(service or recipe.service, recipe.spine(), label=recipe.label,
-                                       timestamp=recipe.timestamp)
+    return platform.build_training_set(
+        service or recipe.service, recipe.spine(), label=recipe.label, timestamp=recipe.timestamp
+    )
 
 
 def train_model(
@@ -85,12 +89,17 @@ def saved_run(recipe: Recipe, name: str | None = None) -> "Run":
 
 
 def register_run(recipe: Recipe, platform: Platform, run: "Run") -> ModelVersion:
-    """Registers the run's checkpoint under the recipe's model name and alias; the same run again is the same version."""
+    """Registers the run's checkpoint under the recipe's model name and alias; the same run again is the same
+    version.
+    """
     return platform.registry.register(recipe.model_name, run, alias=recipe.alias, idempotency_key=run.id)
 
 
 def materialize_service(
-    recipe: Recipe, platform: Platform, *, until: datetime | None = None,
+    recipe: Recipe,
+    platform: Platform,
+    *,
+    until: datetime | None = None,
     progress: Callable[[Materialized], None] = lambda _: None,
 ) -> list[Materialized]:
     """Loads the online store as [online] says."""
@@ -103,6 +112,20 @@ def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None) 
     spine = recipe.spine() if "spine" in recipe.recipe else None
     count = rows or int(recipe.verify.get("rows", 1000))
     return platform.verify(recipe.service, count, spine=spine, timestamp=recipe.timestamp)
+
+
+def serve_model(recipe: Recipe, platform: Platform, *, model: str | None = None, port: int | None = None) -> "Running":
+    """Serves the recipe's model as [serving] says; returns when it answers."""
+    settings = {k: v for k, v in recipe.serving.items() if k != "model"} | ({"port": port} if port else {})
+    reference = model or recipe.serving.get("model") or f"{recipe.model_name}@{recipe.alias}"
+    return platform.serve(reference, **settings)
+
+
+def stop_serving() -> None:
+    """Ends what `serve_model` started, its prediction log written."""
+    from mlray.serving.app import undeploy  # FastAPI and torch, as above
+
+    undeploy()
 
 
 def _source(recipe: Recipe, name: str) -> DeltaSource:

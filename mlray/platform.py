@@ -68,33 +68,61 @@ class Platform:
 
     def apply(self, service: FeatureService) -> Diff:
         """Checks the service against its tables, puts it in force and prints what changed."""
+        diff = self.applied_diff(service)
+        print(diff)
+        return diff
+
+    def applied_diff(self, service: FeatureService) -> Diff:
+        """`apply` without printing."""
         for view in service.views:
             check_expressions(view)
             path = delta.resolve(self.settings.lake, view.source.path)
             if delta.exists(path):
                 view_schema(view, delta.table_at(path, f"source {view.source.name}").schema)
-        diff = self.applied.apply(service)
-        print(diff)
-        return diff
+        return self.applied.apply(service)
 
     def build_training_set(
-        self, service: FeatureService | str, spine: Any, *, label: str | None = None, timestamp: str = "timestamp",
-        join: Join = "auto", versions: dict[str, int] | None = None,
+        self,
+        service: FeatureService | str,
+        spine: Any,
+        *,
+        label: str | None = None,
+        timestamp: str = "timestamp",
+        join: Join = "auto",
+        versions: dict[str, int] | None = None,
     ) -> TrainingSet:
         """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row."""
         self.join_ray()
-        return training_set.build(self._service(service), spine, lake=self.settings.lake, label=label,
-                                  timestamp=timestamp, join=join, versions=versions)
+        return training_set.build(
+            self._service(service),
+            spine,
+            lake=self.settings.lake,
+            label=label,
+            timestamp=timestamp,
+            join=join,
+            versions=versions,
+        )
 
     def ingest(self, source: DeltaSource | str, rows: Any, *, idempotency_key: str | None = None) -> Ingested:
         """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""
         known = self.applied.source(source) if isinstance(source, str) else source
         views = self.applied.views_of(known)
-        return ingest(self.online, known, views, in_memory(rows), self.settings.lake, now=_us(_now()),
-                      idempotency_key=idempotency_key)
+        return ingest(
+            self.online,
+            known,
+            views,
+            in_memory(rows),
+            self.settings.lake,
+            now=_us(_now()),
+            idempotency_key=idempotency_key,
+        )
 
     def materialize(
-        self, service: FeatureService | str, *, until: datetime | None = None, history: timedelta = timedelta(0),
+        self,
+        service: FeatureService | str,
+        *,
+        until: datetime | None = None,
+        history: timedelta = timedelta(0),
         progress: Callable[[Materialized], None] = lambda _: None,
     ) -> list[Materialized]:
         """Loads the service's views into the online store, with events up to `until` (now).
@@ -102,8 +130,13 @@ class Platform:
         history: answers are exact from until - history on.
         """
         done = []
-        for one in materialize(self.online, self._service(service), self.settings.lake, history=microseconds(history),
-                               until=_us(_aware("until", until) if until is not None else _now())):
+        for one in materialize(
+            self.online,
+            self._service(service),
+            self.settings.lake,
+            history=microseconds(history),
+            until=_us(_aware("until", until) if until is not None else _now()),
+        ):
             progress(one)
             done.append(one)
         return done
@@ -116,7 +149,12 @@ class Platform:
         return get_features(self.online, self._service(service), table, _instants(at, table.num_rows), status=status)
 
     def verify(
-        self, service: FeatureService | str, rows: int = 1000, *, spine: Any = None, timestamp: str = "timestamp",
+        self,
+        service: FeatureService | str,
+        rows: int = 1000,
+        *,
+        spine: Any = None,
+        timestamp: str = "timestamp",
         seed: int = 0,
     ) -> verify.Verification:
         """Compares offline as of t with online at t, per cell; without a spine on keys and instants from the tables."""
@@ -125,7 +163,9 @@ class Platform:
         if spine is None:
             spine = verify.sampled_spine(known, lake, timestamp, rows, seed)
         with TemporaryDirectory(prefix="mlray-verify-") as folder:
-            return verify.verify(known, self.online, lake, spine, timestamp, rows=rows, replay=self._empty_store(folder))
+            return verify.verify(
+                known, self.online, lake, spine, timestamp, rows=rows, replay=self._empty_store(folder)
+            )
 
     def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
         """Trains on the training set with Ray Train; see `mlray.training`."""
@@ -133,6 +173,26 @@ class Platform:
 
         self.join_ray()
         return train(config, ts)
+
+    def serve(self, *models: str, **settings: Any) -> "Running":
+        """Answers predictions of these model versions ('flights/3', 'flights@candidate') over HTTP; returns when it
+        does.
+
+        settings: those of `mlray.serving.config.Config`, such as port=8000 or allow_at=True.
+        """
+        from mlray.serving.app import deploy  # FastAPI and torch, which no other verb needs
+        from mlray.serving.config import Config
+
+        self.join_ray()
+        versions = [self.registry.get(model) for model in models]
+        return deploy(
+            Config.of(settings),
+            versions,
+            online=self.settings.online,
+            artifacts=self.settings.artifacts,
+            lake=self.settings.lake,
+            current={name: self.applied.get(name) for name in self.applied.names()},
+        )
 
     def _service(self, service: FeatureService | str) -> FeatureService:
         return self.applied.get(service) if isinstance(service, str) else service
@@ -151,8 +211,9 @@ def _instants(at: Any, rows: int) -> Instants:
         moment = _us(_aware("at", at) if at is not None else _now())
         at = pa.array([moment] * rows, pa.int64()).cast(INSTANT)
     elif not isinstance(at, pa.Array | pa.ChunkedArray):
-        at = pa.array([_us(_aware("at", t)) if isinstance(t, datetime) else None for t in _each(at)],
-                      pa.int64()).cast(INSTANT)
+        at = pa.array([_us(_aware("at", t)) if isinstance(t, datetime) else None for t in _each(at)], pa.int64()).cast(
+            INSTANT
+        )
     if len(at) != rows:
         raise TimeError(f"at has {len(at)} instants for {rows} rows; give one, or one per row")
     return instants(at, "at")

@@ -90,7 +90,9 @@ class Recipe:
         return made
 
     def spine(self) -> Any:
-        """The spine: what the named function gives, or a Delta path; rows for which `where` is not true are left out."""
+        """The spine: what the named function gives, or a Delta path; rows for which `where` is not true are
+        left out.
+        """
         if ":" not in self._named("spine"):
             return self._named("spine")
         spine = self._function("spine")(**self.recipe.get("options", {}))

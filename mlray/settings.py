@@ -20,8 +20,8 @@ class Settings(BaseSettings):
     """lake: folder or URL of the Delta tables. online: lmdb://, memory://. registry: sqlite:///, postgresql://.
 
     artifacts: folder or URL of the checkpoints. ray: address of a cluster (None: RAY_ADDRESS, else a local one).
-    What is not given lies under the lake. Relative paths are taken from the current directory, and refused in a submitted
-    job. token: names the caller to the registry.
+    What is not given lies under the lake. Relative paths are taken from the current directory, and refused in a
+    submitted job. token: names the caller to the registry.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
@@ -48,8 +48,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         under = self.lake.rstrip("/")
-        for name, default in (("online", f"lmdb://{under}/_mlray/online"), ("artifacts", f"{under}/_mlray/artifacts"),
-                              ("registry", f"sqlite:///{under}/_mlray/registry.db")):
+        for name, default in (
+            ("online", f"lmdb://{under}/_mlray/online"),
+            ("artifacts", f"{under}/_mlray/artifacts"),
+            ("registry", f"sqlite:///{under}/_mlray/registry.db"),
+        ):
             object.__setattr__(self, name, getattr(self, name) or default)
         for name in ("lake", "online", "registry", "artifacts"):
             object.__setattr__(self, name, _absolute(name, getattr(self, name)))
@@ -74,8 +77,8 @@ def _absolute(name: str, value: str) -> str:
         return value
     if _JOB_MARK in os.environ:
         raise ConfigError(
-            f"{name}={value!r} is relative, but a submitted job runs in an unpacked copy that is deleted afterwards; give "
-            f"an absolute path or URL, for example {_PREFIX}{name.upper()} in the job's runtime_env env_vars"
+            f"{name}={value!r} is relative, but a submitted job runs in an unpacked copy that is deleted afterwards; "
+            f"give an absolute path or URL, for example {_PREFIX}{name.upper()} in the job's runtime_env env_vars"
         )
     return f"{prefix}{Path(rest).absolute()}"
 

@@ -1,13 +1,14 @@
 """The law, checked: a training row as of q against the online answer at q, per cell, to the bit.
 
-Two parts. *Replay*: an empty store lives through history again. Events enter it only as materialize and ingest bring them,
-in the order in which they became known; the rows are read as their turn comes. *Live*: the store in use is read at
-instants that it can answer, as it stands. Both are compared with a training set of the same rows at the same Delta
+Two parts. *Replay*: an empty store lives through history again. Events enter it only as materialize and ingest bring
+them, in the order in which they became known; the rows are read as their turn comes. *Live*: the store in use is read
+at instants that it can answer, as it stands. Both are compared with a training set of the same rows at the same Delta
 versions.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlray.aggregation.window import Instants
 from mlray.errors import NotMaterialized
 from mlray.features.rows import KNOWN, TS, events, raw_columns
-from mlray.features.service import FeatureService
+from mlray.features.service import FeatureService, Item, item_names, read_views
 from mlray.features.types import INSTANT, instants
 from mlray.features.view import FeatureView
 from mlray.offline import delta
@@ -62,8 +64,15 @@ class Verification:
 
 
 def verify(
-    service: FeatureService, store: OnlineStore, lake: str, spine: Any, timestamp: str, *, rows: int,
-    replay: Callable[[], OnlineStore], clock: Callable[[], float] = time.perf_counter,
+    service: FeatureService,
+    store: OnlineStore,
+    lake: str,
+    spine: Any,
+    timestamp: str,
+    *,
+    rows: int,
+    replay: Callable[[], OnlineStore],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Verification:
     """Compares `rows` rows of the spine, evenly taken from it in time order, in both parts.
 
@@ -72,14 +81,17 @@ def verify(
     started = clock()
     chosen = evenly(in_memory(spine), timestamp, rows)
     results = [_replayed(service, replay(), lake, chosen, timestamp)]
-    try:
+    with suppress(NotMaterialized):  # nothing is in use yet
         results.append(_live(service, store, lake, chosen, timestamp))
-    except NotMaterialized:
-        pass  # nothing is in use yet
     different = [d for result in results for d in result[2]]
     return Verification(
-        service.name, sum(r[0] for r in results), sum(r[1] for r in results), sum(r[3] for r in results),
-        sum(r[4] for r in results), clock() - started, tuple(different[:_SHOWN]),
+        service.name,
+        sum(r[0] for r in results),
+        sum(r[1] for r in results),
+        sum(r[3] for r in results),
+        sum(r[4] for r in results),
+        clock() - started,
+        tuple(different[:_SHOWN]),
     )
 
 
@@ -125,7 +137,9 @@ class _Arrivals:
         self.brought: int | None = None
 
     def bring(self, store: OnlineStore, step: int, first: int, last: int) -> None:
-        """Everything known by `last`. Steps 0 and the middle one materialize up to the instant before the first read."""
+        """Everything known by `last`. Steps 0 and the middle one materialize up to the instant before the first
+        read.
+        """
         if step in (0, _STEPS // 2):
             known = self.events.filter(pa.array(self.times < first))
             state.load(store, self.view, known, version=2 * step, until=first - 1, history=0)
@@ -137,21 +151,36 @@ class _Arrivals:
 
 
 def _live(service: FeatureService, store: OnlineStore, lake: str, spine: pa.Table, timestamp: str) -> Compared:
-    """The store in use, read at its own instants: the spine's where it reaches, else where its answers begin and end."""
+    """The store in use, read at its own instants: the spine's where it reaches, else where its answers begin
+    and end.
+    """
     states = {view.name: state.state_of(store, view) for view in service.views}
-    versions = {view.source.name: states[view.name].applied for view in service.views}
+    versions = {
+        view.source.name: max(states[v.name].applied for v in service.views if v.source == view.source)
+        for view in service.views
+    }
     rows = _within_reach(spine, timestamp, list(states.values()))
     offline = build(service, rows, lake=lake, label=None, timestamp=timestamp, versions=versions)
     wanted = offline.to_arrow().select(service.names)
     at = instants(rows.column(timestamp), timestamp)
     found = get_features(store, service, rows, at)
-    stale = np.zeros((len(rows), len(service.names)), bool)
-    for read in service.reads:
-        watermark = states[read.view.name].watermark
-        late = at.floor > watermark if watermark is not None else np.ones(len(rows), bool)
-        if read.view.source.timestamp is not None:
-            stale[np.ix_(late, [n in read.renamed.values() for n in service.names])] = True
+    stale = np.stack([_stale(item, at, states, versions) for item in service.items for _ in item_names(item)], 1)
     return _compare("live", service, rows, wanted, found, stale)
+
+
+def _stale(
+    item: Item, at: Instants, states: Mapping[str, state.ViewState], versions: Mapping[str, int]
+) -> NDArray[np.bool_]:
+    """Per row whether a view that the item reads is asked beyond its watermark, or has not seen the version
+    compared.
+    """
+    late = np.zeros(len(at), dtype=np.bool_)
+    for view in read_views(item):
+        known = states[view.name]
+        if view.source.timestamp is not None:
+            behind = known.watermark is None or known.applied < versions[view.source.name]
+            late |= behind | (at.floor > (known.watermark or 0))
+    return late
 
 
 def _within_reach(spine: pa.Table, timestamp: str, states: Sequence[state.ViewState]) -> pa.Table:
@@ -182,7 +211,9 @@ def _compare(
         count += len(wrong)
         for row in wrong[:_SHOWN].tolist():
             cells = {c: spine.column(c)[row].as_py() for c in spine.column_names}
-            different.append(Difference(part, name, cells, wanted.column(name)[row].as_py(), found.column(name)[row].as_py()))
+            different.append(
+                Difference(part, name, cells, wanted.column(name)[row].as_py(), found.column(name)[row].as_py())
+            )
     return spine.num_rows, spine.num_rows * len(service.names), different, count, stale_cells
 
 
@@ -192,8 +223,10 @@ def same_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> NDArray[np.bool_
         return np.zeros(len(left), dtype=np.bool_)
     null = left.is_null().to_numpy(), right.is_null().to_numpy()
     if pa.types.is_floating(left.type):
-        bits = [c.combine_chunks().cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).view(np.int64)
-                for c in (left, right)]
+        bits = [
+            c.combine_chunks().cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).view(np.int64)
+            for c in (left, right)
+        ]
         equal = bits[0] == bits[1]
     else:
         equal = np.array([a == b for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True)], dtype=np.bool_)
@@ -211,7 +244,9 @@ def sampled_spine(service: FeatureService, lake: str, timestamp: str, rows: int,
     columns: dict[str, Any] = {}
     moments: list[NDArray[np.int64]] = []
     for read in service.reads:
-        raw = delta.read(tables[read.view.source.name].path, tables[read.view.source.name].version, raw_columns(read.view))
+        raw = delta.read(
+            tables[read.view.source.name].path, tables[read.view.source.name].version, raw_columns(read.view)
+        )
         found = events(read.view, raw)
         if not found.num_rows:
             continue

@@ -1,12 +1,12 @@
 """Exact sums over ranges: the true rational sum, rounded once, so that no order or partitioning changes a bit.
 
 Method. Every finite double is an integer times a power of two. The values of a column are therefore written as integers
-over their one common power 2^shift and added as integers, which is associative and has an inverse: the sum of a range is
-a difference of two prefix sums. Where largest value and row count prove that 62 bits hold every prefix, one int64 column
-does. Otherwise each integer is cut into signed 32-bit digits, one int64 column of prefix sums per digit position that
-occurs (as many as the spread of exponents needs: 2 or 3 for money, 67 for 1e-300 beside 1e300); int64 holds 2^31 such
-digits. A range's digits are carried into canonical form, and the leading 64 bits with a sticky bit for the rest are
-rounded half to even: a superaccumulator (Kulisch 1971; Neal, "Fast exact summation using small and large
+over their one common power 2^shift and added as integers, which is associative and has an inverse: the sum of a range
+is a difference of two prefix sums. Where largest value and row count prove that 62 bits hold every prefix, one int64
+column does. Otherwise each integer is cut into signed 32-bit digits, one int64 column of prefix sums per digit position
+that occurs (as many as the spread of exponents needs: 2 or 3 for money, 67 for 1e-300 beside 1e300); int64 holds 2^31
+such digits. A range's digits are carried into canonical form, and the leading 64 bits with a sticky bit for the rest
+are rounded half to even: a superaccumulator (Kulisch 1971; Neal, "Fast exact summation using small and large
 superaccumulators", 2015) under a prefix sum.
 """
 

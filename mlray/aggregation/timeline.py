@@ -1,9 +1,9 @@
 """Events in order, and which of them a query may see.
 
-Rows are sorted by (entity code, event time, sequence, known_at, tie order). A row counts for a query at q if it is known
-by then and not yet replaced by a later version of its event: `known <= q < replaced`. Almost always every row in a window
-is; then a window is a range [lo, hi) of rows, and kernels take ranges. The few queries that meet a hidden row get a copy
-of the rows they see, behind the others, and so become ranges too.
+Rows are sorted by (entity code, event time, sequence, known_at, tie order). A row counts for a query at q if it is
+known by then and not yet replaced by a later version of its event: `known <= q < replaced`. Almost always every row in
+a window is; then a window is a range [lo, hi) of rows, and kernels take ranges. The few queries that meet a hidden row
+get a copy of the rows they see, behind the others, and so become ranges too.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ _SAFE = 1 << 62
 class Timeline:
     """Sorted events: entity code >= 0, event time, and the half-open [known, replaced) in which each is current.
 
-    `marks` orders rows by code and time in one int64: code * stride + time since the first one. Where that would not fit,
-    a time is its rank among the distinct `instants` instead.
+    `marks` orders rows by code and time in one int64: code * stride + time since the first one. Where that would not
+    fit, a time is its rank among the distinct `instants` instead.
     """
 
     codes: Ranges
@@ -52,8 +52,10 @@ class Timeline:
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
         here = codes != NOWHERE
-        lo, hi = (np.where(here, np.searchsorted(self.marks, codes * self.stride + self._offsets(bound)), 0)
-                  for bound in (start, end))
+        lo, hi = (
+            np.where(here, np.searchsorted(self.marks, codes * self.stride + self._offsets(bound)), 0)
+            for bound in (start, end)
+        )
         return lo, np.maximum(lo, hi)
 
     def _offsets(self, bound: Times) -> Times:

@@ -82,7 +82,9 @@ def after(times: Times) -> Times:
 
 @dataclass(frozen=True, slots=True)
 class Instants:
-    """Query times q: `floor` and `ceil` in microseconds (equal unless q had nanoseconds), `valid` where q is not null."""
+    """Query times q: `floor` and `ceil` in microseconds (equal unless q had nanoseconds), `valid` where q is
+    not null.
+    """
 
     floor: Times
     ceil: Times
@@ -126,10 +128,7 @@ class Window:
     def bounds(self, q: Instants, lag: int) -> tuple[Times, Times]:
         """The half-open [start, end) of event times, per query, in microseconds."""
         end = minus(q.floor if self.closed == "right" else q.ceil, lag + self.offset)
-        if self.length is None:
-            start = np.full_like(end, EARLIEST)
-        else:
-            start = self._on_grid(minus(end, self.length))
+        start = np.full_like(end, EARLIEST) if self.length is None else self._on_grid(minus(end, self.length))
         return (after(start), after(end)) if self.closed == "right" else (start, end)
 
     def _on_grid(self, start: Times) -> Times:

@@ -1,7 +1,7 @@
 """Declarations as plain data: what a content hash is taken of, and what a service is rebuilt from.
 
-A content hash names what is computed, so `owner` is not part of it. A service that was stored as text is rebuilt without
-the user's module: an on-demand function is its source text and its imports.
+A content hash names what is computed, so `owner` is not part of it. A service that was stored as text is rebuilt
+without the user's module: an on-demand function is its source text and its imports.
 """
 
 import hashlib
@@ -87,8 +87,14 @@ def decode_view(plain: Plain) -> FeatureView:
 
 def encode_source(source: DeltaSource) -> Plain:
     return {
-        "name": source.name, "path": source.path, "timestamp": source.timestamp, "known_at": source.known_at,
-        "sequence": source.sequence, "lag": source.lag_us, "select": dict(source.select), "where": source.where,
+        "name": source.name,
+        "path": source.path,
+        "timestamp": source.timestamp,
+        "known_at": source.known_at,
+        "sequence": source.sequence,
+        "lag": source.lag_us,
+        "select": dict(source.select),
+        "where": source.where,
     }
 
 
@@ -99,30 +105,51 @@ def decode_source(plain: Plain) -> DeltaSource:
 def _encode_aggregate(aggregate: Aggregate) -> Plain:
     spans = [[w.length, w.offset, w.closed, w.resolution] for w in aggregate.spans]
     kind = type(aggregate).__name__
-    return {"kind": kind, "column": aggregate.column, "windows": spans, "where": aggregate.where,
-            "name": aggregate.name, "offset": _length(aggregate.offset), "closed": aggregate.closed,
-            "resolution": _length(aggregate.resolution), **aggregate.parameters}
+    return {
+        "kind": kind,
+        "column": aggregate.column,
+        "windows": spans,
+        "where": aggregate.where,
+        "name": aggregate.name,
+        "offset": _length(aggregate.offset),
+        "closed": aggregate.closed,
+        "resolution": _length(aggregate.resolution),
+        **aggregate.parameters,
+    }
 
 
 def _decode_aggregate(plain: Plain) -> Aggregate:
     if plain["kind"] not in registered:
         raise UnknownName.of("aggregate", plain["kind"], registered)
-    known = {**plain, "windows": [Window(*span) for span in plain["windows"]],
-             "offset": timedelta(microseconds=plain["offset"]), "resolution": timedelta(microseconds=plain["resolution"])}
+    known = {
+        **plain,
+        "windows": [Window(*span) for span in plain["windows"]],
+        "offset": timedelta(microseconds=plain["offset"]),
+        "resolution": timedelta(microseconds=plain["resolution"]),
+    }
     kind = registered[known.pop("kind")]
     return kind(known.pop("column"), **known)
 
 
 def _encode_item(item: Item) -> Plain:
     if isinstance(item, BoundView):
-        return {"view": item.view.name, "on": [list(pair) for pair in item.keys], "prefix": item.prefix,
-                "chosen": list(item.chosen) if item.chosen is not None else None}
+        return {
+            "view": item.view.name,
+            "on": [list(pair) for pair in item.keys],
+            "prefix": item.prefix,
+            "chosen": list(item.chosen) if item.chosen is not None else None,
+        }
     if isinstance(item, RequestFields):
         return {"request": _encode_request(item.source), "columns": list(item.columns)}
     return {
-        "on_demand": item.name, "parameters": list(item.parameters), "text": item.text, "returns": item.returns,
+        "on_demand": item.name,
+        "parameters": list(item.parameters),
+        "text": item.text,
+        "returns": item.returns,
         "imports": [list(pair) for pair in item.imports],
-        "inputs": [_encode_item(i) if isinstance(i, BoundView) else {"request": _encode_request(i)} for i in item.inputs],
+        "inputs": [
+            _encode_item(i) if isinstance(i, BoundView) else {"request": _encode_request(i)} for i in item.inputs
+        ],
     }
 
 
@@ -136,7 +163,10 @@ def _decode_item(plain: Plain, views: Mapping[str, FeatureView]) -> Item:
     return OnDemand(
         plain["on_demand"],
         tuple(i.source if isinstance(i, RequestFields) else i for i in inputs if not isinstance(i, OnDemand)),
-        tuple(plain["parameters"]), plain["text"], tuple((a, m) for a, m in plain["imports"]), plain["returns"],
+        tuple(plain["parameters"]),
+        plain["text"],
+        tuple((a, m) for a, m in plain["imports"]),
+        plain["returns"],
     )
 
 

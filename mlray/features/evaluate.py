@@ -1,7 +1,7 @@
 """What a view answers at q: the one evaluation, called by the training set and by the online read alike.
 
-Both hand over events (see `rows`) with an integer code per entity and queries as codes and instants; they can differ only
-in data. Codes stand for typed keys; which code a key has is the caller's business.
+Both hand over events (see `rows`) with an integer code per entity and queries as codes and instants; they can differ
+only in data. Codes stand for typed keys; which code a key has is the caller's business.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,9 @@ class Queries:
 
 
 def prepare(view: FeatureView, events: pa.Table, codes: Ranges) -> Events:
-    """Sorts events by entity, time, sequence, known_at and tie order, and settles which version of an event is current."""
+    """Sorts events by entity, time, sequence, known_at and tie order, and settles which version of an event is
+    current.
+    """
     frame = _sortable(view, events, codes)
     order = frame.select(pl.arg_sort_by(_order(frame, view.source.timestamp is not None, versions=True))).to_series()
     rows = order.to_numpy().astype(np.int64)
@@ -181,7 +183,9 @@ def _order(frame: pl.DataFrame, timed: bool, *, versions: bool) -> list[str]:
 
 
 def _same_event(frame: pl.DataFrame) -> NDArray[np.bool_]:
-    """Whether row i + 1 is a version of row i: same entity, time and sequence; a null sequence is an event of its own."""
+    """Whether row i + 1 is a version of row i: same entity, time and sequence; a null sequence is an event of
+    its own.
+    """
     same = [pl.col(c) == pl.col(c).shift(-1) for c in ("code", "ts", "seq")]
     mask: NDArray[np.bool_] = frame.select(pl.all_horizontal(same).fill_null(False)).to_series().to_numpy()
     return mask[:-1]

@@ -14,7 +14,8 @@ from mlray.errors import DefinitionError, SchemaError, TransformationFailed
 _TEXT = re.compile(r"'(?:[^']|'')*'")
 _QUOTED = re.compile(r'"[^"]*"')
 _CLOCK = re.compile(
-    r"\b(?:current_timestamp|current_date|current_time|localtime|localtimestamp)\b|\b(?:now|today|random|rand|uuid)\s*\(", re.I
+    r"\b(?:current_timestamp|current_date|current_time|localtime|localtimestamp)\b|\b(?:now|today|random|rand|uuid)\s*\(",
+    re.I,
 )
 
 _MANY_ROWS = re.compile(
@@ -56,7 +57,8 @@ def mentioned(sql: str, who: str) -> list[str]:
 def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
     """The expressions over the table's columns: one column each, as many rows as the table.
 
-    SchemaError names a column that is not there; TransformationFailed carries the engine's own message and the row count.
+    SchemaError names a column that is not there; TransformationFailed carries the engine's own message and the row
+    count.
     """
     made = {name: parsed(sql, who) for name, sql in expressions.items()}
     columns = list(dict.fromkeys(c for e in made.values() for c in e.meta.root_names()))
@@ -66,9 +68,7 @@ def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
     length = pl.select(pl.repeat(0, table.num_rows, dtype=pl.Int8).alias("__length"))
     frame = pl.DataFrame(pl.from_arrow(table.select(columns))) if columns else length
     try:
-        result = frame.with_columns(length.to_series()).select(
-            "__length", *(e.alias(name) for name, e in made.items())
-        )
+        result = frame.with_columns(length.to_series()).select("__length", *(e.alias(name) for name, e in made.items()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise TransformationFailed(f"{who}: {expressions} failed over {table.num_rows} rows: {error}") from error
     return result.drop("__length").to_arrow()
@@ -101,5 +101,3 @@ def _node_names(node: Any) -> Iterator[str]:
 def _first_mention(name: str, sql: str) -> int:
     found = re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", sql)
     return found.start() if found else len(sql)
-
-

@@ -20,7 +20,9 @@ def spine_key(column: pa.ChunkedArray, name: str, event_type: pa.DataType, who: 
     try:
         return column.cast(kind).cast(event_type)
     except pa.ArrowInvalid as error:
-        raise SchemaError(f"{who}: spine column '{name}' is {column.type} and does not fit {event_type}: {error}") from error
+        raise SchemaError(
+            f"{who}: spine column '{name}' is {column.type} and does not fit {event_type}: {error}"
+        ) from error
 
 
 def distinct(keys: pa.Table) -> tuple[pa.Table, Ranges]:

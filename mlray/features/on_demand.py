@@ -26,7 +26,9 @@ Input = BoundView | RequestSource
 
 @dataclass(frozen=True)
 class OnDemand:
-    """A named function of NumPy columns; `imports` are (alias, module) pairs, `returns` a type name of REQUEST_TYPES."""
+    """A named function of NumPy columns; `imports` are (alias, module) pairs, `returns` a type name of
+    REQUEST_TYPES.
+    """
 
     name: str
     inputs: tuple[Input, ...]
@@ -55,9 +57,10 @@ class OnDemand:
 def on_demand(*inputs: FeatureView | Input) -> Callable[[Callable[..., Any]], OnDemand]:
     """Declares a function of the features (with their prefix) and request fields of `inputs`.
 
-    Its parameter names are the inputs; the reserved `at` is q as datetime64[us]. Columns arrive as NumPy arrays: numbers
-    and bool as float64 with NaN for null, text as objects with None for null, times as datetime64[us]. It returns one
-    array; its type is the return annotation (float, int, str, bool, datetime), float where there is none; NaN is null.
+    Its parameter names are the inputs; the reserved `at` is q as datetime64[us]. Columns arrive as NumPy arrays:
+    numbers and bool as float64 with NaN for null, text as objects with None for null, times as datetime64[us]. It
+    returns one array; its type is the return annotation (float, int, str, bool, datetime), float where there is
+    none; NaN is null.
     """
     bound = tuple(BoundView(i) if isinstance(i, FeatureView) else i for i in inputs)
 

@@ -42,11 +42,15 @@ def check_expressions(view: FeatureView) -> None:
 
 
 def events(view: FeatureView, rows: pa.Table) -> pa.Table:
-    """The view's events in `rows`. Rows without event time, known_at or an entity key are left out: none is ever read."""
+    """The view's events in `rows`. Rows without event time, known_at or an entity key are left out: none is
+    ever read.
+    """
     who, source = _who(view), view.source
     selected = _selected(view, rows)
-    parts = {key: selected.column(key).cast(key_type(selected.schema.field(key).type, f"{who}: column '{key}'"))
-             for key in view.keys}
+    parts = {
+        key: selected.column(key).cast(key_type(selected.schema.field(key).type, f"{who}: column '{key}'"))
+        for key in view.keys
+    }
     parts[TS] = _time(selected, source.timestamp, who) if source.timestamp else _zeros(rows.num_rows)
     if source.known_at:
         parts[KNOWN] = _time(selected, source.known_at, who)

@@ -95,6 +95,12 @@ def item_names(item: Item) -> list[str]:
     return list(item.columns) if isinstance(item, RequestFields) else item.names
 
 
+def read_views(item: Item) -> list[FeatureView]:
+    """The views that one item of a service reads, itself or through an on-demand function."""
+    parts = item.inputs if isinstance(item, OnDemand) else (item,)
+    return [part.view for part in parts if isinstance(part, BoundView)]
+
+
 def _item(service: str, feature: object) -> Item:
     if isinstance(feature, FeatureView):
         return BoundView(feature)
@@ -103,5 +109,5 @@ def _item(service: str, feature: object) -> Item:
     if isinstance(feature, BoundView | RequestFields | OnDemand):
         return feature
     raise DefinitionError(
-        f"feature service {service}: {feature!r} is not a feature view, request source, field of one or on-demand feature"
+        f"feature service {service}: {feature!r} is no feature view, request source, field of one or on-demand feature"
     )

@@ -9,7 +9,12 @@ from mlray.errors import DefinitionError, UnknownName
 from mlray.features.naming import checked_name
 
 REQUEST_TYPES: dict[type, str] = {
-    float: "float64", int: "int64", str: "string", bool: "bool", datetime: "timestamp", date: "date",
+    float: "float64",
+    int: "int64",
+    str: "string",
+    bool: "bool",
+    datetime: "timestamp",
+    date: "date",
 }
 
 

@@ -16,8 +16,14 @@ from mlray.features.source import REQUEST_TYPES, RequestSource
 from mlray.features.types import INSTANT
 from mlray.features.view import BoundView
 
-_ARROW = {"float64": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_(), "timestamp": INSTANT,
-          "date": pa.date32()}
+_ARROW = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "timestamp": INSTANT,
+    "date": pa.date32(),
+}
 
 Answers = Mapping[BoundView, pa.Table]
 
@@ -32,7 +38,9 @@ def vector_schema(service: FeatureService, views: Mapping[str, pa.Schema]) -> pa
 
 
 def request_fields(service: FeatureService, rows: pa.Table) -> pa.Table:
-    """The request fields that the service needs, cast to their declared types; SchemaError where one is missing or unfit."""
+    """The request fields that the service needs, cast to their declared types; SchemaError where one is missing
+    or unfit.
+    """
     columns = {}
     for name, kind in service.request.items():
         if name not in rows.column_names:
@@ -59,27 +67,36 @@ def assemble(service: FeatureService, answers: Answers, request: pa.Table, at: I
 
 
 def _computed(
-    function: OnDemand, views: Mapping[BoundView, Mapping[str, pa.ChunkedArray]],
-    request: Mapping[str, pa.ChunkedArray], at: Instants,
+    function: OnDemand,
+    views: Mapping[BoundView, Mapping[str, pa.ChunkedArray]],
+    request: Mapping[str, pa.ChunkedArray],
+    at: Instants,
 ) -> pa.Array:
     inputs: dict[str, pa.ChunkedArray] = {}
     for source in function.inputs:
-        inputs |= {n: request[n] for n in source.schema if n in request} if isinstance(source, RequestSource) else (
-            views[source.whole])
+        inputs |= (
+            {n: request[n] for n in source.schema if n in request}
+            if isinstance(source, RequestSource)
+            else (views[source.whole])
+        )
     arguments = [_instants(at) if p == AT else to_numpy(inputs[p]) for p in function.parameters]
     who = f"on-demand feature {function.name}"
     try:
         with np.errstate(all="ignore"):
             result = np.asarray(function.compiled()(*arguments))
-    except Exception as error:  # noqa: BLE001  the user's own code: whatever it raises is reported with its name
+    except Exception as error:
         raise TransformationFailed(f"{who} failed over {len(at)} rows: {type(error).__name__}: {error}") from error
     if result.shape != (len(at),):
-        raise TransformationFailed(f"{who} gave shape {result.shape} for {len(at)} rows; it must give one value per row")
+        raise TransformationFailed(
+            f"{who} gave shape {result.shape} for {len(at)} rows; it must give one value per row"
+        )
     return _to_arrow(result, _ARROW[function.returns], who)
 
 
 def to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Numbers and bool as float64 with NaN for null, times as datetime64[us], all else as objects with None for null."""
+    """Numbers and bool as float64 with NaN for null, times as datetime64[us], all else as objects with None for
+    null.
+    """
     kind = column.type
     if pa.types.is_boolean(kind):
         column, kind = column.cast(pa.uint8()), pa.uint8()

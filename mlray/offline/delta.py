@@ -60,8 +60,11 @@ def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
         return None
     dataset = _open(path, path, version).to_pyarrow_dataset()
     added = {uri.rpartition("/")[2] for uri in after - before}
-    tables = [f.to_table(columns=columns, schema=dataset.schema) for f in dataset.get_fragments()
-              if f.path.rpartition("/")[2] in added]
+    tables = [
+        f.to_table(columns=columns, schema=dataset.schema)
+        for f in dataset.get_fragments()
+        if f.path.rpartition("/")[2] in added
+    ]
     return pa.concat_tables([pa.schema([dataset.schema.field(c) for c in columns]).empty_table(), *tables])
 
 
@@ -113,4 +116,6 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, who: str) -> pa.ChunkedArray
             return microseconds_of(column, f"{who}: column '{field.name}'").cast(field.type)
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(f"{who}: column '{field.name}' is {column.type}, the table has {field.type}: {error}") from error
+        raise SchemaError(
+            f"{who}: column '{field.name}' is {column.type}, the table has {field.type}: {error}"
+        ) from error

@@ -5,6 +5,7 @@ SplitMix64 (Steele, Lea, Flood 2014), and the rows' words are added modulo 2^64,
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ def _cells(column: pa.ChunkedArray) -> Words:
     return words
 
 
-def _bits(array: pa.Array) -> Words:
+def _bits(array: pa.Array) -> Any:
     kind = array.type
     if pa.types.is_floating(kind):
         floats = array.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)

@@ -1,8 +1,8 @@
 """The point-in-time join on Ray Data: every spine row gets what each view knew at its q.
 
-A view's events either travel to the spine or meet it. Small: one task reads and orders the events once, the object store
-shares them with every worker, and blocks of the spine stream past (broadcast). Large: spine and events, conformed to one
-schema, are partitioned by key, and each partition is answered alone (shuffle). The answer comes from the same
+A view's events either travel to the spine or meet it. Small: one task reads and orders the events once, the object
+store shares them with every worker, and blocks of the spine stream past (broadcast). Large: spine and events, conformed
+to one schema, are partitioned by key, and each partition is answered alone (shuffle). The answer comes from the same
 `features.evaluate` in both.
 """
 
@@ -148,16 +148,26 @@ def _shuffled(dataset: Any, schema: pa.Schema, read: Read, timestamp: str) -> tu
     event = event_schema(read.view, read.table.schema)
     keys = [pa.field(f"{_KEY}{i}", event.field(key).type) for i, key in enumerate(read.view.keys)]
     both = pa.schema([pa.field(_SIDE, pa.int8()), *keys, *schema, *(pa.field(_EVENT + f.name, f.type) for f in event)])
-    left = dataset.map_batches(tag_spine, batch_size=None, batch_format="pyarrow", num_cpus=1,
-                               fn_kwargs={"bound": read.bound, "schema": both})
+    left = dataset.map_batches(
+        tag_spine, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"bound": read.bound, "schema": both}
+    )
     parts = max(read.table.files, 1)
+    tagged: Any = tag_events  # Ray's annotation of a function has no place for fn_kwargs
     right = ray.data.range(parts, override_num_blocks=parts).map_batches(
-        tag_events, batch_size=None, batch_format="pyarrow", num_cpus=1,
-        fn_kwargs={"read": read, "schema": both, "parts": parts})
+        tagged,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        fn_kwargs={"read": read, "schema": both, "parts": parts},
+    )
     partitions = left.union(right).repartition(_partitions(read.table), keys=[k.name for k in keys])
     answered = partitions.map_batches(
-        answer_partition, batch_size=None, batch_format="pyarrow", num_cpus=1,
-        fn_kwargs={"read": read, "timestamp": timestamp, "own": schema.names})
+        answer_partition,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        fn_kwargs={"read": read, "timestamp": timestamp, "own": schema.names},
+    )
     hidden = [pa.field(read.prefix + f.name, f.type) for f in view_schema(read.view, read.table.schema)]
     return answered, pa.schema([*schema, *hidden])
 
@@ -167,7 +177,9 @@ def tag_spine(block: pa.Table, bound: BoundView, schema: pa.Schema) -> pa.Table:
     keys = pa.schema([schema.field(f"{_KEY}{i}") for i in range(len(bound.view.keys))])
     columns = dict(zip(keys.names, _spine_keys(bound, block, keys), strict=True))
     side = pa.chunked_array([pa.repeat(pa.scalar(0, pa.int8()), block.num_rows)])
-    return _in_schema({_SIDE: side, **columns, **{n: block.column(n) for n in block.column_names}}, schema, block.num_rows)
+    return _in_schema(
+        {_SIDE: side, **columns, **{n: block.column(n) for n in block.column_names}}, schema, block.num_rows
+    )
 
 
 def tag_events(indices: pa.Table, read: Read, schema: pa.Schema, parts: int) -> pa.Table:

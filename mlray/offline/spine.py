@@ -33,9 +33,11 @@ def spine_of(spine: Any, lake: str, rows_per_block: int = _ROWS_PER_BLOCK) -> Sp
     """From Arrow, pandas, Polars, a Ray Dataset or the path of a Delta table (relative: under the lake)."""
     if isinstance(spine, str | Path):
         table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
-        parts = ray.data.from_arrow_refs([_read.remote(table.path, table.version, table.schema.names, i, table.files)
-                                          for i in range(max(table.files, 1))])
-        return _numbered(parts, f"{table.path} version {table.version}")
+        refs: list[Any] = [
+            _read.remote(table.path, table.version, table.schema.names, i, table.files)
+            for i in range(max(table.files, 1))
+        ]
+        return _numbered(ray.data.from_arrow_refs(refs), f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
         return _numbered(spine, "a Ray Dataset")
     return _from_table(in_memory(spine), rows_per_block)
@@ -54,7 +56,9 @@ def in_memory(rows: Any) -> pa.Table:
         return pa.Table.from_pandas(rows, preserve_index=False)
     if module == "polars":
         return rows.to_arrow()
-    raise SchemaError(f"rows are {type(rows).__name__}; pass Arrow, pandas, Polars, a list of dicts, a Ray Dataset or a path")
+    raise SchemaError(
+        f"rows are {type(rows).__name__}; pass Arrow, pandas, Polars, a list of dicts, a Ray Dataset or a path"
+    )
 
 
 def check(service: FeatureService, schema: pa.Schema, timestamp: str, label: str | None) -> None:
@@ -69,7 +73,9 @@ def check(service: FeatureService, schema: pa.Schema, timestamp: str, label: str
     taken = set(schema.names) - set(service.request)
     for name in service.names:
         if name in taken:
-            raise DefinitionError(f"{who}: feature '{name}' is named like a spine column; use .prefixed('...') or rename")
+            raise DefinitionError(
+                f"{who}: feature '{name}' is named like a spine column; use .prefixed('...') or rename"
+            )
     for name in schema.names:
         if name.startswith("__"):
             raise DefinitionError(f"spine column '{name}': names that start with '__' are reserved")
@@ -83,8 +89,9 @@ def _from_dicts(rows: Sequence[dict[str, Any]]) -> pa.Table:
 def _from_table(table: pa.Table, rows_per_block: int) -> Spine:
     table = table.cast(pa.schema([pa.field(f.name, canonical_type(f.type)) for f in table.schema]))
     plain = fingerprint.combined([fingerprint.digest(table)], table.schema)
-    blocks = [_with_positions(table.slice(i, rows_per_block), i)
-              for i in range(0, max(table.num_rows, 1), rows_per_block)]
+    blocks = [
+        _with_positions(table.slice(i, rows_per_block), i) for i in range(0, max(table.num_rows, 1), rows_per_block)
+    ]
     text = f"{table.num_rows} rows in memory"
     return Spine(ray.data.from_arrow(blocks), table.schema, table.num_rows, plain, text)
 
@@ -95,7 +102,7 @@ def _numbered(dataset: Any, text: str) -> Spine:
     schema = ray.get(_schema.remote(refs[0])) if refs else pa.schema([])
     counts = ray.get([_count.remote(ref) for ref in refs])
     offsets = [sum(counts[:i]) for i in range(len(counts))]
-    blocks = [_place.remote(ref, offset) for ref, offset in zip(refs, offsets, strict=True)]
+    blocks: list[Any] = [_place.remote(ref, offset) for ref, offset in zip(refs, offsets, strict=True)]
     digests = ray.get([_digest.remote(ref, offset) for ref, offset in zip(refs, offsets, strict=True)])
     digest = fingerprint.combined(digests, schema)
     return Spine(ray.data.from_arrow_refs(blocks), schema, sum(counts), digest, text)

@@ -76,8 +76,10 @@ class TrainingSet:
         """How each view is joined, why, and what is read."""
         lines = [f"training set of {self.service}: {self.spine.text}, {len(self.features)} features"]
         for read in self.reads:
-            lines.append(f"  {read.view.name}: {read.join} of {read.view.source.name} version {read.table.version}"
-                         f" ({read.table.rows:,} rows, {read.table.files} files); {read.reason}")
+            lines.append(
+                f"  {read.view.name}: {read.join} of {read.view.source.name} version {read.table.version}"
+                f" ({read.table.rows:,} rows, {read.table.files} files); {read.reason}"
+            )
         return "\n".join(lines)
 
     def to_arrow(self) -> pa.Table:
@@ -113,8 +115,14 @@ class TrainingSet:
 
 
 def build(
-    service: FeatureService, spine: Any, *, lake: str, label: str | None, timestamp: str,
-    join: Join = "auto", versions: dict[str, int] | None = None,
+    service: FeatureService,
+    spine: Any,
+    *,
+    lake: str,
+    label: str | None,
+    timestamp: str,
+    join: Join = "auto",
+    versions: dict[str, int] | None = None,
 ) -> TrainingSet:
     """Plans the training set and pins every source's version; nothing but the spine is read yet.
 
@@ -129,8 +137,14 @@ def build(
     dataset = joined(service, reads, made.dataset, made.schema.append(pa.field(ROW, pa.int64())), timestamp)
     pinned = {name: table.version for name, table in tables.items()}
     return TrainingSet(
-        definition=service, label=label, timestamp=timestamp, schema=_schema(made.schema, vector_schema(service, views)),
-        sources=pinned, fingerprint=_fingerprint(service, pinned, made, label, timestamp), spine=made, reads=reads,
+        definition=service,
+        label=label,
+        timestamp=timestamp,
+        schema=_schema(made.schema, vector_schema(service, views)),
+        sources=pinned,
+        fingerprint=_fingerprint(service, pinned, made, label, timestamp),
+        spine=made,
+        reads=reads,
         ordered=dataset,
     )
 
@@ -138,8 +152,9 @@ def build(
 def source_tables(service: FeatureService, lake: str, versions: dict[str, int] | None = None) -> dict[str, delta.Table]:
     """Each source's table by name, at the given version or the newest."""
     return {
-        source.name: delta.table_at(delta.resolve(lake, source.path), f"source {source.name}",
-                                    (versions or {}).get(source.name))
+        source.name: delta.table_at(
+            delta.resolve(lake, source.path), f"source {source.name}", (versions or {}).get(source.name)
+        )
         for source in service.sources
     }
 

@@ -4,7 +4,7 @@ A key is its typed parts one after another, each with a tag and a length, so tha
 Arrow IPC record batch without schema: the space they lie in belongs to one content hash of a view and names its schema.
 """
 
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mlray.errors import SchemaError
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def key_bytes(keys: pa.Table) -> list[bytes]:
@@ -36,7 +36,9 @@ def rows_of(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
         batch = pa.ipc.read_record_batch(pa.py_buffer(value), schema)
         batch.validate(full=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SchemaError(f"a stored value is not a batch of {schema.names}: {error}; materialize the view again") from error
+        raise SchemaError(
+            f"a stored value is not a batch of {schema.names}: {error}; materialize the view again"
+        ) from error
     return batch
 
 
@@ -70,5 +72,3 @@ def _tagged(value: Any) -> tuple[bytes, bytes]:
     if isinstance(value, Decimal):
         return b"n", str(value.normalize()).encode()
     raise SchemaError(f"a key of type {type(value).__name__} cannot be stored online")
-
-

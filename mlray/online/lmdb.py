@@ -59,9 +59,8 @@ class LmdbStore:
     """
 
     def __init__(self, path: str, *, first_map: int = FIRST_MAP) -> None:
-        self._environment: _Environment | None = None  # so that a handle that failed to open can be closed
         self._path = os.path.realpath(path)
-        self._environment = _acquire(self._path, first_map)
+        self._environment: _Environment | None = _acquire(self._path, first_map)
 
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
         return self._held().read(partial(_read, requests))
@@ -440,7 +439,7 @@ def _opened(path: str, first_map: int) -> lmdb.Environment:
         files = set(os.listdir(path))
         if files - {"lock.mdb"} and "data.mdb" not in files:
             raise StoreError(f"{name} is no online store: the folder holds {min(files)!r}; name an empty folder")
-        return lmdb.open(path, map_size=first_map, max_readers=READERS, max_spare_txns=1)
+        return lmdb.open(path, map_size=first_map, max_readers=READERS, max_spare_txns=0)
     except lmdb.InvalidError as error:
         raise StoreError(f"{name} is no online store: its data.mdb is not an LMDB file ({error})") from error
     except (OSError, lmdb.Error) as error:

@@ -37,8 +37,8 @@ def get_features(
 ) -> pa.Table:
     """One feature vector per row, in order; the service's features in its order.
 
-    rows: its entity keys and request fields; at: q per row. status: adds `<view>__status`, 'stale' beyond the watermark.
-    Raises NotMaterialized, SchemaError, and TimeError where q lies before what the state can answer exactly.
+    rows: its entity keys and request fields; at: q per row. status: adds `<view>__status`, 'stale' beyond the
+    watermark. Raises NotMaterialized, SchemaError, and TimeError where q lies before what the state can answer exactly.
     """
     request = request_fields(service, rows)
     asked = [_ask(store, bound, rows, at) for bound in service.reads]
@@ -59,8 +59,10 @@ def _ask(store: OnlineStore, bound: BoundView, rows: pa.Table, at: Instants) -> 
     if missing:
         raise SchemaError.missing_column(who, missing[0], "the rows", rows.column_names)
     kinds = state.events
-    columns = [typed_keys.spine_key(rows.column(here), here, kinds.field(key).type, who)
-               for here, key in zip(bound.spine_keys, bound.view.keys, strict=True)]
+    columns = [
+        typed_keys.spine_key(rows.column(here), here, kinds.field(key).type, who)
+        for here, key in zip(bound.spine_keys, bound.view.keys, strict=True)
+    ]
     complete = typed_keys.complete(columns, rows.num_rows)
     _check_reach(bound, state, at, complete)
     table = pa.table(columns, names=[str(i) for i in range(len(columns))]) if columns else rows.select([])
@@ -68,9 +70,7 @@ def _ask(store: OnlineStore, bound: BoundView, rows: pa.Table, at: Instants) -> 
     return _Asked(bound, state, keys, codes, complete)
 
 
-def _distinct_keys(
-    table: pa.Table, complete: NDArray[np.bool_]
-) -> tuple[list[bytes], NDArray[np.int64]]:
+def _distinct_keys(table: pa.Table, complete: NDArray[np.bool_]) -> tuple[list[bytes], NDArray[np.int64]]:
     """The keys without nulls, each once, and per row its position among them (0 for an incomplete one: not asked)."""
     position: dict[bytes, int] = {}
     asked = key_bytes(table.filter(pa.array(complete)))

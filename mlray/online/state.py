@@ -1,9 +1,10 @@
 """What a view keeps online: events, never a finished value.
 
 Per entity key one base cell, written by `load` (materialize), and one cell per later batch, written by `push` (ingest).
-The base holds the snapshot of Delta version v up to an event time T. An event of commit w is in that snapshot exactly if
-w <= v and its time is <= T; a read takes the base and, of every batch, only what is not in it. So a batch that arrives
-before, after or between materialisations, or twice, counts once, and a load that was cut off is simply done again.
+The base holds the snapshot of Delta version v up to an event time T. An event of commit w is in that snapshot exactly
+if w <= v and its time is <= T; a read takes the base and, of every batch, only what is not in it. So a batch that
+arrives before, after or between materialisations, or twice, counts once, and a load that was cut off is simply done
+again.
 """
 
 import json
@@ -73,7 +74,8 @@ def state_of(store: OnlineStore, view: FeatureView) -> ViewState:
     raw = store.state(space(view))
     if raw is None:
         raise NotMaterialized(
-            f"feature view {view.name} has no online state in this definition; run platform.materialize(service, until=...)"
+            f"feature view {view.name} has no online state in this definition; run "
+            "platform.materialize(service, until=...)"
         )
     return ViewState(**json.loads(raw))
 
@@ -109,8 +111,16 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
     later = pc.sum(pc.greater(events.column(TS), until)).as_py() or 0
     gap = later > carried
     watermark = until if gap or old.watermark is None else max(until, old.watermark)
-    state = replace(old, schema=schema_text(events.schema), version=version, until=until, watermark=watermark, gap=gap,
-                    applied=max(version, old.applied), reach=_reach(view, until - history))
+    state = replace(
+        old,
+        schema=schema_text(events.schema),
+        version=version,
+        until=until,
+        watermark=watermark,
+        gap=gap,
+        applied=max(version, old.applied),
+        reach=_reach(view, until - history),
+    )
     store.write(name, (), deletes=settled, state=json.dumps(asdict(state)).encode())
     return written
 
@@ -231,5 +241,3 @@ def _reach(view: FeatureView, since: int) -> int | None:
 def _plus(written: Written, cells: Sequence[Cell], rows: int) -> Written:
     size = sum(len(cell.key) + len(cell.value) for cell in cells)
     return Written(written.rows + rows, written.keys + len(cells), written.bytes + size)
-
-

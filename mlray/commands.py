@@ -1,0 +1,264 @@
+"""What each verb of the command line does, and how its result is shown."""
+
+import json as jsonlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, json, parquet
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mlray import pipeline
+from mlray.demo import run_demo
+from mlray.errors import ConfigError, TimeError
+from mlray.materialize import Materialized
+from mlray.platform import Platform, connect
+from mlray.recipe import Recipe
+
+Shown = Mapping[str, Any]
+_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+    ".parquet": parquet.read_table,
+    ".csv": csv.read_csv,
+    ".jsonl": json.read_json,
+}
+
+
+class Screen:
+    """Where a verb's progress and result go: tables for people, or one JSON object on standard output."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A line with a running clock, whose text can be changed."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(text)
+            yield lambda now: progress.update(task, description=f"{text}: {now}")
+
+    def show(self, title: str, rows: Sequence[Shown], extra: Shown | None = None) -> None:
+        """The result: rows as a table, `extra` as lines below it."""
+        if self.as_json:
+            print(jsonlib.dumps({"result": rows, **(extra or {})}, default=str))
+            return
+        table = Table(title=title, title_justify="left")
+        for name in rows[0] if rows else ():
+            table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        if rows:
+            self.console.print(table)
+        for name, value in (extra or {}).items():
+            self.console.print(f"{name}: {_cell(value)}", highlight=False)
+
+
+def run(verb: str, config: Path, as_json: bool, arguments: Mapping[str, Any]) -> int:
+    """Does a verb; gives the exit code."""
+    recipe = Recipe.load(config)
+    return _VERBS[verb](Screen(as_json), recipe, connect(recipe.settings), **arguments)
+
+
+def demo(screen: Screen, recipe: Recipe, platform: Platform) -> int:
+    """Every stage in turn, with what it took."""
+    with screen.working("demo") as note:
+        result = run_demo(recipe, platform, note)
+    screen.show("From raw tables to a served prediction", result.stages, result.summary)
+    return 0 if result.ok else 1
+
+
+def apply(screen: Screen, recipe: Recipe, platform: Platform) -> int:
+    diff = platform.applied_diff(recipe.service)
+    screen.show(f"feature service {diff.service} {diff.digest[:12]}", [{"change": line} for line in diff.lines])
+    return 0
+
+
+def ingest(
+    screen: Screen, recipe: Recipe, platform: Platform, source: str | None, file: Path | None, key: str | None
+) -> int:
+    started = perf_counter()
+    with screen.working("ingest"):
+        if source is None:
+            done = pipeline.ingest_tables(recipe, platform)
+        else:
+            rows = _read(file)
+            done = {source: platform.ingest(source, rows, idempotency_key=key or pipeline.content_key(rows))}
+    screen.show("ingested", [asdict(one) for one in done.values()], {"seconds": perf_counter() - started})
+    return 0
+
+
+def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, explain: bool) -> int:
+    started = perf_counter()
+    with screen.working("build"):
+        ts = pipeline.training_set(recipe, platform)
+        if explain:
+            screen.show("plan", [], {"plan": ts.explain()})
+            return 0
+        rows = ts.write_delta(out) if out else ts.cached().count()
+    screen.show(
+        "training set",
+        [{"service": ts.service, "rows": rows, "features": len(ts.features), "seconds": perf_counter() - started}],
+        {"sources": ts.sources, "fingerprint": ts.fingerprint, "written to": out or "nowhere (--out PATH)"},
+    )
+    return 0
+
+
+def train(screen: Screen, recipe: Recipe, platform: Platform) -> int:
+    with screen.working("train") as note:
+        ts = pipeline.training_set(recipe, platform)
+        run = pipeline.train_model(recipe, platform, ts, lambda epoch: note(epoch_text(epoch)))
+    screen.show(
+        f"run {run.id}", [{"metric": k, "value": v} for k, v in run.metrics.items()], {"checkpoint": run.checkpoint}
+    )
+    return 0
+
+
+def register(screen: Screen, recipe: Recipe, platform: Platform, run: str | None) -> int:
+    with screen.working("register"):
+        version = pipeline.register_run(recipe, platform, pipeline.saved_run(recipe, run))
+    screen.show("registered", [{"model": version.reference, "alias": recipe.alias, "digest": version.digest}])
+    return 0
+
+
+def materialize(screen: Screen, recipe: Recipe, platform: Platform, until: str | None) -> int:
+    with screen.working("materialize") as note:
+        done = pipeline.materialize_service(
+            recipe,
+            platform,
+            until=_instant(until) if until else None,
+            progress=lambda one: note(f"{one.view}: {one.rows:,} rows"),
+        )
+    screen.show("materialized", [asdict(one) for one in done], _totals(done))
+    return 0
+
+
+def get(screen: Screen, recipe: Recipe, platform: Platform, rows: str, at: str | None) -> int:
+    asked = _rows(rows)
+    vectors = platform.get_features(recipe.service, asked, at=_instant(at) if at else None).to_pylist()
+    if screen.as_json:
+        screen.show("features", vectors)
+    else:
+        names = vectors[0] if vectors else {}
+        shown = [{"feature": name, **{f"row {i}": v[name] for i, v in enumerate(vectors)}} for name in names]
+        screen.show("features", shown)
+    return 0
+
+
+def serve(screen: Screen, recipe: Recipe, platform: Platform, model: str | None, port: int | None) -> int:
+    with screen.working("serve"):
+        running = pipeline.serve_model(recipe, platform, model=model, port=port)
+    screen.show(
+        "serving",
+        [{"model": model, "url": running.predict_url(model.partition("/")[0])} for model in running.models],
+        {"stop": "Ctrl-C"},
+    )
+    _until_stopped()
+    with screen.working("stopping"):
+        pipeline.stop_serving()
+    return 0
+
+
+def verify(screen: Screen, recipe: Recipe, platform: Platform, rows: int | None) -> int:
+    with screen.working("verify"):
+        result = pipeline.verify_service(recipe, platform, rows)
+    screen.show(
+        "the law",
+        [
+            {
+                "service": result.service,
+                "rows": result.rows,
+                "cells": result.cells,
+                "different": result.different,
+                "stale": result.stale,
+                "seconds": result.seconds,
+            }
+        ],
+    )
+    for one in result.differences:
+        screen.console.print(f"{one.part}: {one.feature}: offline {one.offline!r}, online {one.online!r} at {one.row}")
+    return 0 if result.ok else 1
+
+
+_VERBS: Mapping[str, Callable[..., int]] = {
+    "demo": demo,
+    "apply": apply,
+    "ingest": ingest,
+    "build": build,
+    "train": train,
+    "register": register,
+    "materialize": materialize,
+    "get": get,
+    "serve": serve,
+    "verify": verify,
+}
+
+
+def epoch_text(epoch: Mapping[str, float]) -> str:
+    """One epoch in one line."""
+    return (
+        f"epoch {epoch['epoch']:.0f}, loss {epoch['train_loss']:.4f}, validation AUC {epoch['validation_auc']:.4f}, "
+        f"{epoch['rows_per_second']:,.0f} rows/s"
+    )
+
+
+def _until_stopped() -> None:
+    """Waits for SIGINT or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+
+
+def _read(file: Path | None) -> pa.Table:
+    if file is None or file.suffix not in _READERS:
+        raise ConfigError(f"ingest SOURCE FILE: the file is {file}; give one that ends in {', '.join(_READERS)}")
+    if not file.exists():
+        raise ConfigError(f"there is no file at {file}")
+    return _READERS[file.suffix](file)
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    try:
+        plain = jsonlib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the rows are no JSON: {error}; for example '{{\"user_id\": 7}}'") from error
+    rows = plain if isinstance(plain, list) else [plain]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ConfigError("the rows are a JSON object, or a list of objects")
+    return rows
+
+
+def _instant(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise TimeError(f"{text!r} is no instant; write it as 2026-01-31T00:00:00Z") from error
+    if moment.tzinfo is None:
+        raise TimeError.naive("the instant", moment)
+    return moment
+
+
+def _totals(done: list[Materialized]) -> Shown:
+    return {
+        "rows": sum(one.rows for one in done),
+        "bytes": sum(one.bytes for one in done),
+        "seconds": sum(one.seconds for one in done),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
