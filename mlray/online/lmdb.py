@@ -439,6 +439,7 @@ def _opened(path: str, first_map: int) -> lmdb.Environment:
         files = set(os.listdir(path))
         if files - {"lock.mdb"} and "data.mdb" not in files:
             raise StoreError(f"{name} is no online store: the folder holds {min(files)!r}; name an empty folder")
+        # A spare transaction would save 0.15 us a read, and a fork that ends would free its slot under the parent.
         return lmdb.open(path, map_size=first_map, max_readers=READERS, max_spare_txns=0)
     except lmdb.InvalidError as error:
         raise StoreError(f"{name} is no online store: its data.mdb is not an LMDB file ({error})") from error

@@ -1,6 +1,5 @@
 """What only a file can do: be shared by processes, grow, be killed, be full, be somebody else's."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -55,6 +54,26 @@ except StoreError as error:
     print(error)
 store.write("s", [Cell(b"k", b"", 2, b"small")])
 print(store.read([("s", [b"k", b"1"])]), store.state("s"))
+"""
+
+
+FORKED = """
+import os, sys
+from mlray.errors import StoreError
+from mlray.online.store import Cell, open_store
+store = open_store(sys.argv[1])
+store.write("s", [Cell(b"k", b"", 1, b"parent's")])
+child = os.fork()
+if child == 0:
+    for call in (lambda: store.read([]), lambda: store.write("s", []), lambda: open_store(sys.argv[1])):
+        try:
+            call()
+        except StoreError as error:
+            print(error, flush=True)
+    store.close()
+    sys.exit()
+os.waitpid(child, 0)
+print(store.read([("s", [b"k"])])[0][0][0].value.decode())
 """
 
 
@@ -182,27 +201,12 @@ def test_a_drop_that_was_cut_short_is_finished_by_the_next_one(tmp_path: Path) -
 
 
 def test_a_fork_is_told_not_to_use_its_parents_store(tmp_path: Path) -> None:
-    store = open_store(f"lmdb://{tmp_path}/store")
-    store.write("s", [Cell(b"k", b"", 1, b"parent's")])
-    out, into = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(into, "\n".join(_refusals(store, f"lmdb://{tmp_path}/store")).encode())
-        os._exit(0)
-    os.close(into)
-    os.waitpid(child, 0)
-    with os.fdopen(out) as answers:
-        assert answers.read().count("used in its fork") == 3
-    assert store.read([("s", [b"k"])])[0][0][0].value == b"parent's"
-    store.close()
-
-
-def _refusals(store: OnlineStore, url: str) -> Iterator[str]:
-    for call in (lambda: store.read([]), lambda: store.write("s", []), lambda: open_store(url)):
-        try:
-            call()
-        except StoreError as error:
-            yield str(error)
+    ended = run(FORKED, f"lmdb://{tmp_path}/store")
+    assert ended.stderr == ""
+    *child, parent = ended.stdout.splitlines()
+    assert len(child) == 3
+    assert all("is used in its fork" in line and "start the process by spawn" in line for line in child)
+    assert parent == "parent's"
 
 
 # Folders
