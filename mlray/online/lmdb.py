@@ -21,30 +21,24 @@ two keys would have to collide in 2**-128 of all stores of 2**64 keys.
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
-from threading import Condition, Lock
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import lmdb
 
 from mlray.errors import StoreError
+from mlray.online.lmdb_environment import Environment, Transaction, acquire, release
 from mlray.online.store import SORTED_KEY, Cell, Stats, checked_address, checked_space, counted
 
-T = TypeVar("T")
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Removal: TypeAlias = tuple[bytes, bytes, int, bool]  # encoded key, slot, version, whether the key is a long one
 Addition: TypeAlias = tuple[bytes, bytes, int, bytes, bytes]  # ..., record, the whole key if it is a long one
 
-FORMAT = 1
 FIRST_MAP = 1 << 30
-READERS = 1024
 SCAN_CELLS, SCAN_BYTES = 1000, 4 << 20
 REMOVED_AT_ONCE = 20_000
 
-_FORMAT_KEY, _FORMAT_MARK = b"format", b"mlray online store "
 _NEXT_NUMBER = b"n"
 _NUMBER = struct.Struct(">I")
 _VERSION = struct.Struct(">q")
@@ -60,7 +54,7 @@ class LmdbStore:
 
     def __init__(self, path: str, *, first_map: int = FIRST_MAP) -> None:
         self._path = os.path.realpath(path)
-        self._environment: _Environment | None = _acquire(self._path, first_map)
+        self._environment: Environment | None = acquire(self._path, first_map)
 
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
         return self._held().read(partial(_read, requests))
@@ -94,7 +88,7 @@ class LmdbStore:
     def close(self) -> None:
         environment, self._environment = self._environment, None
         if environment is not None:
-            _release(environment)
+            release(environment)
 
     def _scan(self, prefix: bytes) -> Iterator[Cell]:
         after = prefix
@@ -103,7 +97,7 @@ class LmdbStore:
             for _, cell in found:
                 yield cell
 
-    def _held(self) -> "_Environment":
+    def _held(self) -> Environment:
         if self._environment is None:
             raise StoreError(f"lmdb://{self._path} is closed; open it again with open_store")
         return self._environment
@@ -281,188 +275,3 @@ def _decoded(at: bytes, txn: Transaction) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=4096)
 def _space_key(space: str) -> bytes:
     return b"s" + blake2b(space.encode(), digest_size=32).digest()
-
-
-# Environments: one per folder and process
-
-
-class _Environment:
-    """An open LMDB environment, its map and its format looked after."""
-
-    def __init__(self, path: str, first_map: int) -> None:
-        self.path = path
-        self.holders = 0
-        self._pid = os.getpid()
-        self._gate = _Gate()
-        self._writer = Lock()
-        self._lmdb = _opened(path, first_map)
-        self.identity = _identity(path)
-        try:
-            self._lmdb.reader_check()  # a killed reader's slot would keep old pages from being used again
-            if not self.read(partial(_is_ours, path)):
-                self.write(partial(_claim, path))
-        except StoreError:
-            self._lmdb.close()
-            raise
-
-    def read(self, work: Callable[[Transaction], T]) -> T:
-        """work(transaction) on one snapshot."""
-        return self._run(partial(self._try_reading, work), "it cannot be read")
-
-    def write(self, work: Callable[[Transaction], T]) -> T:
-        """work(transaction), committed; run again from its start if the map had to grow."""
-        self.refuse_fork()
-        with self._writer:
-            return self._run(partial(self._try_writing, work), "nothing was written; is there room on the disk?")
-
-    def _try_reading(self, work: Callable[[Transaction], T]) -> T:
-        with self._gate, self._lmdb.begin() as txn:
-            return work(txn)
-
-    def _try_writing(self, work: Callable[[Transaction], T]) -> T:
-        with self._gate:
-            txn = self._lmdb.begin(write=True)
-            try:
-                result = work(txn)
-                txn.commit()
-            except BaseException:
-                with self._gate.alone(inside=1):  # else abort() waits, for seconds, for the readers to pause by chance
-                    txn.abort()
-                raise
-            return result
-
-    def _run(self, attempt: Callable[[], T], outcome: str) -> T:
-        self.refuse_fork()
-        while True:
-            try:
-                return attempt()
-            except lmdb.MapResizedError:
-                self._remap(0)
-            except lmdb.MapFullError:
-                self._remap(2 * self._lmdb.info()["map_size"])
-            except lmdb.ReadersFullError as error:
-                if not self._lmdb.reader_check():
-                    raise StoreError(f"lmdb://{self.path}: more than {READERS} reads at a time") from error
-            except lmdb.Error as error:
-                raise StoreError(f"lmdb://{self.path}: {error}; {outcome}") from error
-
-    def close(self) -> None:
-        if self._pid == os.getpid():
-            with self._writer, self._gate.alone():
-                self._lmdb.close()
-
-    def refuse_fork(self) -> None:
-        if self._pid != os.getpid():
-            raise StoreError(
-                f"lmdb://{self.path} was opened by process {self._pid} and is used in its fork {os.getpid()}, where "
-                "LMDB is unsafe; start the process by spawn, or close the store before the fork"
-            )
-
-    def _remap(self, size: int) -> None:
-        """size 0: as large as another process has made it."""
-        with self._gate.alone():
-            try:
-                self._lmdb.set_mapsize(size)
-            except lmdb.Error as error:
-                self._lmdb.close()  # the old map is gone already, and LMDB would read where it was
-                raise StoreError(f"lmdb://{self.path}: {error}; its map cannot be {size} bytes") from error
-
-
-class _Gate:
-    """Transactions pass together; who remaps or closes goes alone, for LMDB moves the map under the others."""
-
-    def __init__(self) -> None:
-        self._changed = Condition(Lock())
-        self._inside = 0
-        self._waiting = 0
-
-    def __enter__(self) -> None:
-        with self._changed:
-            while self._waiting:
-                self._changed.wait()
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            if self._waiting:
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self, inside: int = 0) -> Iterator[None]:
-        """Lets nobody in, and waits until only `inside` are: 1 for one who is in already, of whom there may be one."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                self._changed.wait_for(lambda: self._inside == inside)
-                yield
-            finally:
-                self._waiting -= 1
-                self._changed.notify_all()
-
-
-_environments: dict[str, _Environment] = {}
-_opening = Lock()
-
-
-def _acquire(path: str, first_map: int) -> _Environment:
-    with _opening:
-        held = _environments.get(path)
-        if held is None or held.identity != _identity(path):  # a folder removed and made again is another store
-            held = _environments[path] = _Environment(path, first_map)
-        held.refuse_fork()
-        held.holders += 1
-        return held
-
-
-def _release(environment: _Environment) -> None:
-    with _opening:
-        environment.holders -= 1
-        if environment.holders == 0:
-            environment.close()
-            if _environments.get(environment.path) is environment:
-                del _environments[environment.path]
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(os.path.join(path, "data.mdb"))
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _opened(path: str, first_map: int) -> lmdb.Environment:
-    name = f"lmdb://{path}"
-    try:
-        os.makedirs(path, exist_ok=True)
-        files = set(os.listdir(path))
-        if files - {"lock.mdb"} and "data.mdb" not in files:
-            raise StoreError(f"{name} is no online store: the folder holds {min(files)!r}; name an empty folder")
-        # A spare transaction would save 0.15 us a read, and a fork that ends would free its slot under the parent.
-        return lmdb.open(path, map_size=first_map, max_readers=READERS, max_spare_txns=0)
-    except lmdb.InvalidError as error:
-        raise StoreError(f"{name} is no online store: its data.mdb is not an LMDB file ({error})") from error
-    except (OSError, lmdb.Error) as error:
-        raise StoreError(f"{name} cannot be opened: {error}; name a folder this process may write to") from error
-
-
-def _is_ours(path: str, txn: Transaction) -> bool:
-    """Whether the file is of a format known here; False while it is empty."""
-    found = txn.get(_FORMAT_KEY, b"")
-    if not found and txn.stat()["entries"] == 0:
-        return False
-    number = found.removeprefix(_FORMAT_MARK)
-    if number == found or not number.isdigit():
-        raise StoreError(f"lmdb://{path} is no online store but another program's LMDB file; name an empty folder")
-    if int(number) > FORMAT:
-        raise StoreError(
-            f"lmdb://{path} has format {int(number)}, this mlray knows formats up to {FORMAT}; install a newer mlray, "
-            "or materialize into another folder"
-        )
-    return True
-
-
-def _claim(path: str, txn: Transaction) -> None:
-    if not _is_ours(path, txn):  # another process may have been first
-        txn.put(_FORMAT_KEY, _FORMAT_MARK + str(FORMAT).encode())

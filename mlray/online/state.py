@@ -216,16 +216,19 @@ def _needed(view: FeatureView, events: pa.Table, since: int) -> pa.Table:
 
 
 def _newest_before(view: FeatureView, events: pa.Table, since: int) -> Ranges:
-    """Per event the time of its key's newest event that is visible at `since`; where there is none, `since` - lag."""
+    """Per event the time of its key's newest event that is visible at `since`; the earliest instant where none is.
+
+    Without a visible one, any older event may still become known, and then be the newest.
+    """
     _, codes = distinct(events.select(list(view.keys)))
-    times, p = events.column(TS).to_numpy(), since - view.source.lag_us
-    seen = times < p
+    times = events.column(TS).to_numpy()
+    seen = times < since - view.source.lag_us
     if KNOWN in events.column_names:
         seen &= events.column(KNOWN).to_numpy() <= since
     newest = np.full(int(codes.max(initial=0)) + 1, EARLIEST)
     np.maximum.at(newest, codes[seen], times[seen])
-    found = newest[codes]
-    return np.where(found == EARLIEST, p, found)
+    found: Ranges = newest[codes]
+    return found
 
 
 def _keeps_all(view: FeatureView) -> bool:
