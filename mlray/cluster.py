@@ -5,11 +5,17 @@ import os
 
 import ray
 
+from mlray.errors import RayUnavailable
+
 NAMESPACE = "mlray"
 
 # Shuffle tasks run in worker pools of their own; a small node that keeps only one idle worker per CPU kills and
 # restarts Python processes at every shuffle (10,000 rows: 6-9 s instead of 0.5 s).
-_LOCAL_ENVIRONMENT = {"RAY_num_workers_soft_limit": "10", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_LOCAL_ENVIRONMENT = {
+    "RAY_num_workers_soft_limit": "10",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the 30 s that Ray waits
+}
 _LOCAL_CPUS = 4
 """Logical CPUs at least: training workers, data tasks and replicas then never wait for each other on a small
 machine.
@@ -28,11 +34,18 @@ def join(address: str | None) -> None:
         address, cpus = "local", max(_LOCAL_CPUS, os.cpu_count() or 1)
         for name, value in _LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-    ray.init(
-        address=address,
-        num_cpus=cpus,
-        include_dashboard=False if cpus else None,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else every step of a dataset is told on stderr
+    try:
+        ray.init(
+            address=address,
+            num_cpus=cpus,
+            include_dashboard=False if cpus else None,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # noqa: BLE001  a process boundary: Ray raises whatever its processes met
+        raise RayUnavailable(
+            f"Ray cannot be joined at address={address!r}: {error}; check RAY_ADDRESS or the setting 'ray', or look into "
+            "/tmp/ray/session_latest/logs"
+        ) from error

@@ -120,3 +120,7 @@ class LogUnavailable(MlrayError):
 
 class ServingFailed(MlrayError):
     """A deployment that did not become ready; the message carries what its replica said."""
+
+
+class RayUnavailable(MlrayError, ConnectionError):
+    """No Ray cluster could be joined or started."""

@@ -148,7 +148,7 @@ class _Evaluation:
         if aggregate.where is None:
             return usable
         if aggregate.where not in self._where:
-            who = f"feature view {self.view.name}: {aggregate.stem}"
+            who = f"feature view {self.view.name}: where of {aggregate.stem}"
             mask = predicate(self.events.table, aggregate.where, who)
             self._where[aggregate.where] = mask.to_numpy(zero_copy_only=False)
         return usable & self._where[aggregate.where]

@@ -19,8 +19,7 @@ TS, KNOWN, SEQ, KEEP = "__ts", "__known", "__seq", "__keep"
 def read_columns(view: FeatureView) -> list[str]:
     """The columns that decide a tie, in its order: those of the features by first mention, then those of `where`."""
     features = [f if isinstance(f, str) else f.column for f in view.features]
-    wheres = [a.where for a in view.aggregates if a.where] + ([view.source.where] if view.source.where else [])
-    named = [c for sql in wheres for c in mentioned(sql, _who(view))]
+    named = [c for who, sql in _wheres(view) for c in mentioned(sql, who)]
     return list(dict.fromkeys(c for c in features + named if c))
 
 
@@ -29,16 +28,15 @@ def raw_columns(view: FeatureView) -> list[str]:
     source = view.source
     times = [c for c in (source.timestamp, source.known_at, source.sequence) if c]
     wanted = list(dict.fromkeys([*view.keys, *times, *read_columns(view)]))
-    roots = [r for c in wanted for r in (mentioned(source.select[c], _who(view)) if c in source.select else [c])]
+    roots = [r for c in wanted for r in (mentioned(source.select[c], _select(view, c)) if c in source.select else [c])]
     return list(dict.fromkeys(roots))
 
 
 def check_expressions(view: FeatureView) -> None:
     """DefinitionError where a `select` or `where` of the view is no row-level SQL; needs no table."""
-    source, who = view.source, _who(view)
-    for sql in [*source.select.values(), source.where, *(a.where for a in view.aggregates)]:
-        if sql is not None:
-            parsed(sql, who)
+    selects = [(_select(view, column), sql) for column, sql in view.source.select.items()]
+    for who, sql in selects + _wheres(view):
+        parsed(sql, who)
 
 
 def events(view: FeatureView, rows: pa.Table) -> pa.Table:
@@ -57,7 +55,7 @@ def events(view: FeatureView, rows: pa.Table) -> pa.Table:
     present = [pc.is_valid(parts[c]) for c in [*view.keys, TS, *([KNOWN] if source.known_at else [])]]
     if source.sequence:
         parts[SEQ] = canonical(selected.column(source.sequence))
-    keep = predicate(selected, source.where, who) if source.where else None
+    keep = predicate(selected, source.where, f"source {source.name}: where") if source.where else None
     if keep is not None and source.sequence:
         parts[KEEP] = keep
     elif keep is not None:
@@ -93,12 +91,22 @@ def _selected(view: FeatureView, rows: pa.Table) -> pa.Table:
             )
     if not wanted:
         return rows
-    made = compute(rows, {c: view.source.select[c] for c in wanted}, _who(view))
+    made = {c: compute(rows, {c: view.source.select[c]}, _select(view, c)).column(c) for c in wanted}
     for column in wanted:
         index = rows.schema.get_field_index(column)
-        cells = made.column(column)
+        cells = made[column]
         rows = rows.append_column(column, cells) if index < 0 else rows.set_column(index, column, cells)
     return rows
+
+
+def _wheres(view: FeatureView) -> list[tuple[str, str]]:
+    """Who says it and the text, in the order of the tie."""
+    own = [(f"feature view {view.name}: where of {a.stem}", a.where) for a in view.aggregates if a.where]
+    return own + ([(f"source {view.source.name}: where", view.source.where)] if view.source.where else [])
+
+
+def _select(view: FeatureView, column: str) -> str:
+    return f"source {view.source.name}: select '{column}'"
 
 
 def _times(view: FeatureView) -> list[str]:
