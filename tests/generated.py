@@ -7,7 +7,7 @@ at q and at q - W are common. `world(seed, size)` is a pure function; `size` bou
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from random import Random
 from typing import Any
@@ -94,7 +94,8 @@ SPINE_TIMES = [
 ]
 NUMBER_KINDS = ("sum", "mean", "var", "std", "min", "max", "first", "last", "count", "count_distinct")
 ORDERED_KINDS = ("min", "max", "first", "last", "count", "count_distinct")
-SIZES = (STEP, 3 * STEP, 3_600_000_000, 86_400_000_000, 86_400_000_000, None)
+FAR = (STEP, 3 * STEP, 6 * STEP, 144 * STEP, 144 * STEP, None)
+NEAR = (STEP, 2 * STEP, 3 * STEP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +205,21 @@ def every_window() -> list[str | Aggregate]:
     return made
 
 
+def lean(seed: int) -> list[str | Aggregate]:
+    """One bare column, or one aggregate over a short window: what needs little of the past."""
+    rng = Random(seed)
+    return [rng.choice(sorted(VALUES))] if rng.random() < 0.6 else [_aggregate(rng, "f", far=False)]
+
+
+def split(world: World) -> list[World]:
+    """The same events behind one view per feature, of which each needs less of them."""
+    parts = []
+    for feature in world.features:
+        view = replace(world.view, features=dict(_meanings([feature])), ties=ties([feature], world.where))
+        parts.append(replace(world, view=view, features=[feature]))
+    return parts
+
+
 def expected(world: World) -> list[dict[str, Any]]:
     """The oracle's answer to every spine row."""
     answers: dict[Any, dict[str, Any]] = {}
@@ -284,7 +300,7 @@ def _source(rng: Random, has_time: bool) -> tuple[Source, str | None]:
         timestamp="ts" if has_time else None,
         known_at=rng.choice([None, "known"]),
         sequence=rng.choice([None, "seq"]),
-        lag=rng.choice([0, 0, STEP, 7]) if has_time else 0,
+        lag=rng.choice([0, 0, STEP, 2 * STEP, 7]) if has_time else 0,
         where=PREDICATES[where][0] if where else None,
     ), where
 
@@ -294,24 +310,25 @@ def _predicate(rng: Random) -> str | None:
 
 
 def _features(rng: Random, has_time: bool) -> list[str | Aggregate]:
+    """Some bare columns and aggregates; half of the worlds look back a short way only, and old rows do not matter."""
     columns = rng.sample(sorted(VALUES), k=rng.choice([0, 1, 3, 3]) if has_time else 3)
-    if not has_time:
-        return list(columns)
-    return [*columns, *(_aggregate(rng, f"f{i}") for i in range(rng.choice([1, 14, 14])))]
+    count = rng.choice([0 if columns else 1, 3, 14, 14]) if has_time else 0
+    far = rng.random() < 0.5
+    return [*columns, *(_aggregate(rng, f"f{i}", far) for i in range(count))]
 
 
-def _aggregate(rng: Random, name: str) -> Aggregate:
+def _aggregate(rng: Random, name: str, far: bool) -> Aggregate:
     column = rng.choice([None, *VALUES, *NUMERIC])
     kinds = NUMBER_KINDS if column in NUMERIC else ORDERED_KINDS
     kind = "count" if column is None else rng.choice([k for k in kinds if (k, column) != ("sum", "big")])
     return Aggregate(
         kind=kind,
         column=column,
-        sizes=tuple(dict.fromkeys(rng.choices(SIZES, k=rng.choice([1, 1, 2])))),
         name=name,
-        offset=rng.choice([0, 0, 0, STEP, 3_600_000_000]),
+        sizes=tuple(dict.fromkeys(rng.choices(FAR if far else NEAR, k=rng.choice([1, 1, 2])))),
+        offset=rng.choice([0, 0, 0, STEP, 6 * STEP if far else 2 * STEP]),
         closed=rng.choice(["left", "left", "right"]),
-        resolution=rng.choice([0, 0, 0, 3 * STEP, 3_600_000_000]),
+        resolution=rng.choice([0, 0, 0, 3 * STEP, 6 * STEP if far else 2 * STEP]),
         where=_predicate(rng),
     )
 
@@ -352,7 +369,7 @@ def _instant(rng: Random) -> int:
 
 
 def _knowledge(rng: Random, instant: int | None) -> int | None:
-    delay = rng.choice([0, 0, 0, 0, STEP, 3 * STEP, -STEP, 100 * STEP, None])
+    delay = rng.choice([0, 0, 0, STEP, 3 * STEP, 6 * STEP, -STEP, 100 * STEP, None])
     return None if delay is None else (_instant(rng) if instant is None else instant) + delay
 
 

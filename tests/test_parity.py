@@ -1,7 +1,9 @@
 """THE LAW: a training row as of time t equals, bit for bit, what online serving would have answered at t."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -10,13 +12,29 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from generated import SLOTS, START, STEP, World, differences, every_window, expected, plain, world
+from generated import (
+    SLOTS,
+    START,
+    STEP,
+    UTC_TIME,
+    World,
+    differences,
+    every_window,
+    expected,
+    lean,
+    plain,
+    split,
+    world,
+)
+from oracle import Row
 
 import mlray as ml
+from mlray.features.rows import events
 from mlray.features.types import instants
 from mlray.ingest import ingest
 from mlray.materialize import materialize
 from mlray.offline.training_set import build
+from mlray.online import state
 from mlray.online.retrieval import get_features
 from mlray.online.store import OnlineStore, open_store
 
@@ -28,42 +46,77 @@ def store_at(kind: str, path: Path) -> OnlineStore:
     return open_store(f"memory://{path.name}" if kind == "memory" else f"lmdb://{path}/online")
 
 
-def service_of(asked: World) -> ml.FeatureService:
-    return ml.FeatureService("service", features=[declared.view(asked)])
+def service_of(parts: Sequence[World]) -> ml.FeatureService:
+    """One view per part."""
+    return ml.FeatureService("service", features=[declared.view(part, f"view{i}") for i, part in enumerate(parts)])
 
 
-def live_through(asked: World, store: OnlineStore, lake: Path, rng: Random) -> Iterator[tuple[list[int], pa.Table]]:
-    """History in the order in which it may arrive: what is online at the first cut is materialised, all else ingested.
+class Lake:
+    """The two ways into the online store, by their verbs over a Delta table."""
 
-    Late knowledge arrives late or early, batches are shuffled, cut anywhere and repeated. Yields the positions of the
-    queries that can be asked by then, and the online answers.
+    def __init__(self, parts: Sequence[World], store: OnlineStore, path: Path, rows: pa.Table) -> None:
+        self.store, self.path = store, str(path)
+        self.service, self.source = service_of(parts), declared.source(parts[0])
+        write_deltalake(f"{path}/events", rows)
+
+    def materialize(self, until: int, history: int) -> None:
+        list(materialize(self.store, self.service, self.path, until=until, history=history))
+
+    def ingest(self, rows: pa.Table, times: int, name: str) -> None:
+        for _ in range(times):
+            ingest(self.store, self.source, self.service.views, rows, self.path, now=0, idempotency_key=name)
+
+
+class Remembered(Lake):
+    """The same without a disk, so that many more histories can be tried: a version is the number of batches."""
+
+    def __init__(self, parts: Sequence[World], store: OnlineStore, path: Path, rows: pa.Table) -> None:  # noqa: ARG002
+        self.store, self.service, self.batches = store, service_of(parts), [rows]
+
+    def materialize(self, until: int, history: int) -> None:
+        rows, version = pa.concat_tables(self.batches), len(self.batches) - 1
+        for view in self.service.views:
+            state.load(self.store, view, events(view, rows), version=version, until=until, history=history)
+
+    def ingest(self, rows: pa.Table, times: int, name: str) -> None:  # noqa: ARG002
+        self.batches.append(rows)
+        for view in self.service.views * times:
+            state.push(self.store, view, events(view, rows), version=len(self.batches) - 1, whole=False)
+
+
+def live_through(
+    parts: Sequence[World], store: OnlineStore, path: Path, rng: Random, lake: type[Lake] = Lake
+) -> Iterator[tuple[list[int], pa.Table]]:
+    """History as it may arrive: what has happened by the first cut is materialised, all else ingested.
+
+    Parts differ in their views only. Late knowledge arrives late or early, batches are shuffled, cut anywhere and
+    repeated. Yields the positions of the queries that can be asked by then, and the online answers.
     """
+    asked = parts[0]
     cuts = [*sorted(START + slot * STEP for slot in rng.sample(range(2, SLOTS), 3)), NEVER]
     stages = [_stage(asked, row, cuts, rng) for row in range(asked.table.num_rows)]
-    service, view, source = service_of(asked), declared.view(asked), declared.source(asked)
-    write_deltalake(str(lake / "events"), _rows(asked, stages, 0, rng))
+    held = lake(parts, store, path, _rows(asked, stages, 0, rng))
     history = rng.choice([0, 5 * STEP])
     for stage in range(1, len(cuts)):
-        if stage == 1 or rng.random() < 0.4:
-            list(materialize(store, service, str(lake), until=cuts[stage - 1], history=history))
+        if stage == 1 or rng.random() < 0.6:
+            held.materialize(cuts[stage - 1] - (rng.choice([0, 0, STEP, 3 * STEP]) if stage > 1 else 0), history)
         for batch in _batches(asked, _rows(asked, stages, stage, rng), rng):
-            name = str(rng.random())
-            for _ in range(rng.choice([1, 1, 2])):
-                ingest(store, source, [view], batch, str(lake), now=0, idempotency_key=name)
+            held.ingest(batch, rng.choice([1, 1, 2]), str(rng.random()))
         since = cuts[stage - 1] - (history if stage == 1 else 0)
         due = [i for i, (_, q) in enumerate(asked.queries) if q is not None and since <= q // 1000 < cuts[stage]]
         rows = asked.spine.take(pa.array(due, pa.int64()))
-        yield due, get_features(store, service, rows, instants(rows["timestamp"], "timestamp"))
+        yield due, get_features(store, held.service, rows, instants(rows["timestamp"], "timestamp"))
 
 
 def _stage(asked: World, row: int, cuts: Sequence[int], rng: Random) -> int:
-    """By when a row has to be there; where it is known late, it may also come late."""
+    """When a row comes: by the cut after its time, or earlier; where it is known late, perhaps only then."""
     source, cells = asked.view.source, asked.rows[row]
     times = [cells[source.timestamp]] if source.timestamp else [START]
     if source.known_at and rng.random() < 0.5:
         times.append(cells[source.known_at])
     due = max(NEVER if time is None else time for time in times)
-    return next(stage for stage, cut in enumerate(cuts) if due <= cut)
+    stage = next(stage for stage, cut in enumerate(cuts) if due <= cut)
+    return rng.randint(1, stage) if stage > 1 and rng.random() < 0.4 else stage
 
 
 def _rows(asked: World, stages: Sequence[int], stage: int, rng: Random) -> pa.Table:
@@ -79,14 +132,35 @@ def _batches(asked: World, rows: pa.Table, rng: Random) -> Iterator[pa.Table]:
         yield rows.filter(rows["seq"].is_valid())
 
 
-@pytest.mark.parametrize("seed", range(40))
+def unequal(parts: Sequence[World], due: Sequence[int], found: pa.Table, wanted: Sequence[Sequence[Row]]) -> list[str]:
+    """The cells of the queries `due` that are not the wanted ones."""
+    return [
+        text
+        for part, answers in zip(parts, wanted, strict=True)
+        for text in differences(
+            replace(part, queries=[part.queries[i] for i in due]), found, [answers[i] for i in due]
+        )
+    ]
+
+
+def check(seed: int, kind: str, path: Path, lake: type[Lake]) -> None:
+    """One world by its seed: dense or sparse; one view, one per feature, or one that needs little."""
+    size = 6 + 9 * (seed % 7)
+    asked = world(seed, size, timeless=False, features=lean(seed)) if seed % 4 > 1 else world(seed, size)
+    parts = split(asked) if seed % 4 == 1 else [asked]
+    wanted = [expected(part) for part in parts]
+    for due, found in live_through(parts, store_at(kind, path), path, Random(seed), lake):
+        assert unequal(parts, due, found, wanted) == []
+
+
+@pytest.mark.parametrize("seed", range(16))
 def test_online_answers_equal_the_oracle(seed: int, tmp_path: Path) -> None:
-    asked = world(seed, 60)
-    store = store_at("memory", tmp_path)
-    wanted = expected(asked)
-    for due, found in live_through(asked, store, tmp_path, Random(seed)):
-        part = replace(asked, queries=[asked.queries[i] for i in due])
-        assert differences(part, found, [wanted[i] for i in due]) == []
+    check(seed, STORES[seed // 2 % 2], tmp_path, Lake)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_online_answers_equal_the_oracle_in_many_histories(seed: int, tmp_path: Path) -> None:
+    check(seed, "memory", tmp_path, Remembered)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -95,13 +169,64 @@ def test_online_answers_equal_the_oracle(seed: int, tmp_path: Path) -> None:
 def test_a_training_row_equals_the_online_answer(seed: int, kind: str, tmp_path: Path) -> None:
     asked = world(seed, 100, timeless=False, features=every_window())
     store = store_at(kind, tmp_path)
-    answers = list(live_through(asked, store, tmp_path, Random(seed)))
-    ts = build(service_of(asked), asked.spine, lake=str(tmp_path), label=None, timestamp="timestamp")
+    answers = list(live_through([asked], store, tmp_path, Random(seed)))
+    ts = build(service_of([asked]), asked.spine, lake=str(tmp_path), label=None, timestamp="timestamp")
     columns = {name: plain(column) for name, column in zip(ts.features, ts.to_arrow().select(ts.features), strict=True)}
     training = [{name: columns[name][i] for name in ts.features} for i in range(ts.count())]
     assert sum(len(due) for due, _ in answers) > 30
     for due, found in answers:
-        part = replace(asked, queries=[asked.queries[i] for i in due])
-        assert differences(part, found, [training[i] for i in due]) == []
+        assert unequal([asked], due, found, [training]) == []
         assert found.schema == ts.to_arrow().select(ts.features).schema
     assert np.unique([i for due, _ in answers for i in due]).size == sum(len(due) for due, _ in answers)
+
+
+def purchases(path: Path, address: str) -> tuple[ml.Platform, ml.FeatureService]:
+    """A platform with ten purchases of one user, materialised up to the ninth and the last one ingested."""
+    platform = ml.connect(ml.Settings(lake=str(path / "lake"), online=f"lmdb://{path}/online", ray=address))
+    at = [START + i * STEP for i in range(10)]
+    table = pa.table({"user": [7] * 10, "at": pa.array(at, UTC_TIME), "amount": [10.5 + i for i in range(10)]})
+    write_deltalake(f"{path}/lake/purchases", table.slice(0, 9))
+    source = ml.DeltaSource("purchases", path="purchases", timestamp="at")
+    features = ["amount", ml.Mean("amount", windows=[ml.minutes(30), ml.lifetime])]
+    view = ml.FeatureView("spending", entity=ml.Entity("user", keys=["user"]), source=source, features=features)
+    service = ml.FeatureService("fraud", features=[view])
+    platform.apply(service)
+    platform.materialize(service, until=instant(at[8]))
+    platform.ingest("purchases", table.slice(9))
+    return platform, service
+
+
+def instant(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+
+
+def test_verify_finds_nothing_different(ray_cluster: str, tmp_path: Path) -> None:
+    platform, service = purchases(tmp_path, ray_cluster)
+    result = platform.verify(service, rows=50)
+    assert result.cells == 2 * 50 * 3
+    assert (result.different, result.stale, result.ok) == (0, 0, True)
+
+
+def test_verify_sees_one_corrupted_event(ray_cluster: str, tmp_path: Path) -> None:
+    platform, service = purchases(tmp_path, ray_cluster)
+    space = platform.online.spaces()[0]
+    before, after = struct.pack("<d", 18.5), struct.pack("<d", 18.25)
+    hurt = [replace(c, value=c.value.replace(before, after)) for c in platform.online.scan(space) if before in c.value]
+    assert platform.online.write(space, hurt) == len(hurt) == 1
+    result = platform.verify(service, rows=50)
+    assert result.different > 0
+    assert not result.ok
+    assert {d.feature for d in result.differences} <= set(service.names)
+
+
+def test_verify_counts_stale_cells_apart(ray_cluster: str, tmp_path: Path) -> None:
+    #  table     0 .......... 8h20m     materialised to 0h80, ingested 0h90; appended past the platform: 0h95
+    platform, service = purchases(tmp_path, ray_cluster)
+    late = START + 9 * STEP + STEP // 2
+    row = pa.table({"user": [7], "at": pa.array([late], UTC_TIME), "amount": [1.0]})
+    write_deltalake(f"{tmp_path}/lake/purchases", row, mode="append")
+    spine = pa.table({"user": [7, 7], "timestamp": pa.array([START + 8 * STEP, late + 1], UTC_TIME)})
+    result = platform.verify(service, spine=spine)
+    assert result.different == 0
+    status = platform.get_features(service, spine, at=spine["timestamp"], status=True)["spending__status"]
+    assert status.to_pylist() == ["fresh", "stale"]
