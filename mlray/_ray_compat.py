@@ -29,7 +29,12 @@ def _original(error: RayError) -> MlrayError | None:
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, MlrayError):
         return cause
-    raised = _RAISED.findall(str(error))
+    return raised_in(str(error))
+
+
+def raised_in(text: str) -> MlrayError | None:
+    """The last MlrayError that a traceback speaks of, as itself."""
+    raised = _RAISED.findall(text)
     if not raised:
         return None
     name, message = raised[-1]

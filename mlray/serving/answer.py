@@ -1,0 +1,115 @@
+"""What a caller gets, as JSON.
+
+Floats are written so that they read back to the same bits. JSON has no NaN and no infinities: they are null, like a
+missing value (the prediction log keeps them apart). Times are ISO 8601 in UTC, bytes hexadecimal, decimals text.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+
+class Answer(BaseModel):
+    """One score per row, in the order of the request."""
+
+    request_id: str = Field(description="the request's X-Request-ID, or a new one; also in the prediction log")
+    model: str = Field(description="the version that answered", examples=["flights/3"])
+    scores: list[float] = Field(description="per row")
+    q: list[datetime] = Field(description="per row, as of when its features are, UTC")
+    features: list[dict[str, Any]] | None = Field(None, description="per row, if asked for; NaN and inf are null")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="the kind of error", examples=["SchemaError"])
+    message: str = Field(description="what was wrong, and what to do")
+    request_id: str
+
+
+class ModelCard(BaseModel):
+    """A served model version and what it takes."""
+
+    name: str
+    version: int
+    reference: str = Field(examples=["flights/3"])
+    service: str
+    service_hash: str = Field(description="SHA-256 of the feature service that the version pins")
+    row: dict[str, str] = Field(description="what a row of a request holds, name to type")
+    request_fields: dict[str, str]
+    keys: dict[str, str] = Field(description="entity keys; an unknown one is answered as in training")
+    features: dict[str, str] = Field(description="what the model reads, name to type")
+    label: str
+    metrics: dict[str, float | None]
+    aliases: list[str] = Field(description="as they were when serving began")
+    created_at: datetime
+
+
+class Models(BaseModel):
+    models: list[ModelCard]
+
+
+class LogState(BaseModel):
+    """The prediction log of this process."""
+
+    waiting: int = Field(description="rows not yet written")
+    written: int = Field(description="rows")
+    failures: int = Field(description="failed attempts since the last that succeeded")
+    error: str | None = Field(None, description="of the last failed attempt, until one succeeds")
+
+
+class Health(BaseModel):
+    """status: 'ok', 'degraded' (answers, but something needs attention) or 'unavailable'."""
+
+    status: str
+    models: list[str]
+    problems: list[str]
+    log: LogState
+
+
+def vectors(table: pa.Table) -> list[dict[str, Any]]:
+    """One object per row, by feature name."""
+    columns = [[plain(value) for value in column.to_pylist()] for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's types."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return instant(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def instant(moment: datetime) -> str:
+    """ISO 8601 in UTC, ended by Z."""
+    utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return utc.isoformat().replace("+00:00", "Z")
+
+
+def moments(times: np.ndarray[Any, np.dtype[np.int64]]) -> list[str]:
+    """Microseconds UTC as ISO 8601."""
+    return [f"{moment}Z" for moment in np.datetime_as_string(times.view("datetime64[us]"), timezone="naive").tolist()]
+
+
+def encoded(content: Any) -> bytes:
+    """JSON in UTF-8; floats by repr."""
+    return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()

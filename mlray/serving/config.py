@@ -1,0 +1,64 @@
+"""The settings of a server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from mlray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How models are served; a table `[serving]` holds the same names.
+
+    allow_at        a request may say as of when it asks; else every answer is as of its arrival
+    max_body_bytes, max_rows    of one request; more is refused unread
+    log             folder or URL of the prediction log; a relative one lies under the lake
+    log_rows, log_seconds       written when so many rows wait, or when the oldest has waited so long
+    log_capacity    rows that may wait; beyond it requests are refused until rows are written
+    replicas, cpus  processes, and logical CPUs of each
+    ready_seconds   how long `deploy` waits for the first answer
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allow_at: bool = False
+    max_body_bytes: int = 1 << 20
+    max_rows: int = 1000
+    log: str = "predictions"
+    log_rows: int = 1000
+    log_seconds: float = 2.0
+    log_capacity: int = 100_000
+    replicas: int = 1
+    cpus: float = 1.0
+    ready_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        self._require(1 <= self.port <= 65535, "port", "a port from 1 to 65535")
+        for name in ("max_body_bytes", "max_rows", "log_rows", "replicas"):
+            self._require(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("log_seconds", "ready_seconds"):
+            self._require(getattr(self, name) > 0, name, "above 0")
+        self._require(self.cpus >= 0, "cpus", "0 or more")
+        self._require(bool(self.log), "log", "a folder or a URL: every prediction is logged")
+        self._require(self.log_capacity >= self.max_rows, "log_capacity", f"max_rows={self.max_rows} or more")
+
+    def _require(self, met: bool, name: str, wanted: str) -> None:
+        if not met:
+            raise ConfigError(f"serving: {name}={getattr(self, name)!r}; it must be {wanted}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """From a table of a TOML file; ConfigError for a name or a type that does not exist here."""
+        kinds = {field.name: field.type for field in fields(cls)}
+        for key, value in settings.items():
+            if key not in kinds:
+                raise ConfigError.unknown_key("serving", key, kinds)
+            _check_type(key, value, str(getattr(kinds[key], "__name__", kinds[key])))
+        return cls(**settings)
+
+
+def _check_type(key: str, value: object, wanted: str) -> None:
+    got = type(value).__name__
+    if got != wanted and not (wanted == "float" and got == "int"):
+        raise ConfigError(f"serving: {key}={value!r} is {got}; it must be {wanted}")

@@ -1,0 +1,52 @@
+"""One shop for all tests that only read it, and a client over an application in this process."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from shop import NOON, Connect, Shop, open_shop
+
+from mlray.serving.config import Config
+from mlray.serving.prediction_log import PredictionLog
+from mlray.serving.server import create_app
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Nobody changes it."""
+    opened = open_shop(tmp_path_factory.mktemp("shop"))
+    yield opened
+    opened.store.close()
+
+
+@pytest.fixture
+def connect(shop: Shop, tmp_path: Path) -> Iterator[Connect]:
+    with ExitStack() as running:
+
+        def client(log: PredictionLog | None = None, of: Shop = shop, **settings: Any) -> httpx.Client:
+            config = Config(**{"allow_at": True, **settings})
+            own = log or PredictionLog(f"{tmp_path}/predictions", seconds=0.05)
+            app = create_app({"fraud": of.predictor()}, own, config, clock=lambda: int(NOON.timestamp() * 1e6))
+            return running.enter_context(served(app))
+
+        yield client
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[httpx.Client]:
+    """The application behind a real port; its end is awaited."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
+            yield client
+        server.should_exit = True
+        thread.join()
