@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
 )
 
 Config = Annotated[Path, typer.Option("--config", "-c", envvar="MLRAY_CONFIG", help="The recipe, a TOML file.")]

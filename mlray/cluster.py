@@ -44,8 +44,8 @@ def join(address: str | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # noqa: BLE001  a process boundary: Ray raises whatever its processes met
+    except Exception as error:
         raise RayUnavailable(
-            f"Ray cannot be joined at address={address!r}: {error}; check RAY_ADDRESS or the setting 'ray', or look into "
-            "/tmp/ray/session_latest/logs"
+            f"Ray cannot be joined at address={address!r}: {error}; check RAY_ADDRESS or the setting 'ray', or look "
+            "into /tmp/ray/session_latest/logs"
         ) from error

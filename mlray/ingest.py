@@ -43,6 +43,8 @@ def ingest(
     now: microseconds UTC, stamped as `known_at` where that column is absent. idempotency_key: scoped to the source; a
     call with a used key adds nothing.
     """
+    if not rows.num_rows:
+        return Ingested(source.name, 0, None, ())
     path, who = delta.resolve(lake, source.path), f"source {source.name}"
     rows = _stamped(source, rows, now)
     if delta.exists(path):

@@ -1,6 +1,7 @@
 """`Platform`: every verb in one place, wired and nothing more. What it does is callable from the packages below it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -74,12 +75,16 @@ class Platform:
 
     def applied_diff(self, service: FeatureService) -> Diff:
         """`apply` without printing."""
+        missing = {}
         for view in service.views:
             check_expressions(view)
             path = delta.resolve(self.settings.lake, view.source.path)
             if delta.exists(path):
                 view_schema(view, delta.table_at(path, f"source {view.source.name}").schema)
-        return self.applied.apply(service)
+            else:
+                missing[view.source.name] = f"! source {view.source.name}: there is no Delta table at {path} yet"
+        diff = self.applied.apply(service)
+        return replace(diff, lines=(*diff.lines, *missing.values()))
 
     def build_training_set(
         self,
@@ -211,17 +216,15 @@ def _instants(at: Any, rows: int) -> Instants:
         moment = _us(_aware("at", at) if at is not None else _now())
         at = pa.array([moment] * rows, pa.int64()).cast(INSTANT)
     elif not isinstance(at, pa.Array | pa.ChunkedArray):
-        at = pa.array([_us(_aware("at", t)) if isinstance(t, datetime) else None for t in _each(at)], pa.int64()).cast(
-            INSTANT
-        )
+        at = pa.array([None if t is None else _us(_aware("at", t)) for t in _each(at)], pa.int64()).cast(INSTANT)
     if len(at) != rows:
         raise TimeError(f"at has {len(at)} instants for {rows} rows; give one, or one per row")
     return instants(at, "at")
 
 
 def _each(at: Any) -> Sequence[Any]:
-    if not isinstance(at, Sequence):
-        raise TimeError(f"at is {type(at).__name__}; give an aware datetime, a list of them, or an Arrow array")
+    if not isinstance(at, Sequence) or isinstance(at, str) or not all(isinstance(t, datetime | None) for t in at):
+        raise TimeError(f"at={at!r}; give an aware datetime, a list with one per row, or an Arrow array of timestamps")
     return at
 
 

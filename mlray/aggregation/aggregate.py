@@ -64,6 +64,10 @@ class Aggregate(ABC):
     def __post_init__(self) -> None:
         if not self.column and self.needs_column:
             raise DefinitionError(f"{type(self).__name__} needs a column: {type(self).__name__}('amount', windows=...)")
+        if not isinstance(self.windows, list | tuple):
+            raise DefinitionError(
+                f"{type(self).__name__}({self.column!r}): windows={self.windows!r} is no list; write windows=[days(7)]"
+            )
         spans = tuple(self._window(w) for w in self.windows)
         if not spans:
             raise DefinitionError(f"{type(self).__name__}({self.column!r}) has no windows; give windows=[days(7)]")

@@ -21,7 +21,8 @@ _ROOT = "_mlray/catalog"
 
 @dataclass(frozen=True)
 class Diff:
-    """What applying a service changed, one line each; `+` added, `~` changed, `-` removed, `=` as before."""
+    """What applying a service changed, one line each; `+` added, `~` changed, `-` removed, `=` as before,
+    `!` a table that is not there yet."""
 
     service: str
     digest: str

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 
 from mlray.errors import DefinitionError, SchemaError, TransformationFailed
@@ -71,7 +72,14 @@ def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
         result = frame.with_columns(length.to_series()).select("__length", *(e.alias(name) for name, e in made.items()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise TransformationFailed(f"{who}: {expressions} failed over {table.num_rows} rows: {error}") from error
-    return result.drop("__length").to_arrow()
+    return result.drop("__length").with_columns(_no_new_decimals(frame)).to_arrow()
+
+
+def _no_new_decimals(frame: pl.DataFrame) -> pl.Expr:
+    """1.0 is a decimal in SQL: where no input is one, a decimal result is float64."""
+    if any(kind.is_decimal() for kind in frame.dtypes):
+        return cs.by_name([])
+    return cs.decimal().cast(pl.Float64)
 
 
 def predicate(table: pa.Table, sql: str, who: str) -> pa.Array:

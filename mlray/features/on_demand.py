@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from mlray.errors import DefinitionError
@@ -102,7 +102,23 @@ def _definition(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
     if node is None:
         raise DefinitionError(f"on-demand feature {function.__name__}: define it with def, not as a lambda or a class")
     lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
-    return node, "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    _check_same(function, text)
+    return node, text
+
+
+def _check_same(function: Callable[..., Any], text: str) -> None:
+    """The text is read from the file as it is now; the function was made from the file as it was when imported."""
+    made = next((c for c in compile(text, "", "exec").co_consts if isinstance(c, CodeType)), None)
+    known = function.__code__
+    if made is None or (made.co_code, made.co_names, made.co_varnames) != (
+        known.co_code,
+        known.co_names,
+        known.co_varnames,
+    ):
+        raise DefinitionError(
+            f"on-demand feature {function.__name__}: its file has changed since it was imported; import it again"
+        )
 
 
 def _imports(

@@ -22,9 +22,9 @@ class FeatureService:
 
     def __post_init__(self) -> None:
         checked_name("feature service", self.name)
+        if not isinstance(self.features, list | tuple) or not self.features:
+            raise DefinitionError(f"feature service {self.name}: features={self.features!r} is no list of features")
         object.__setattr__(self, "features", tuple(_item(self.name, f) for f in self.features))
-        if not self.features:
-            raise DefinitionError(f"feature service {self.name} has no features")
         if again := repeated(self.names):
             raise DefinitionError(
                 f"feature service {self.name}: two features are named '{again[0]}'; use .prefixed('...') on one of them"

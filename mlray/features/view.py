@@ -31,9 +31,8 @@ class FeatureView:
 
     def __post_init__(self) -> None:
         checked_name("feature view", self.name)
+        self._check_types()
         object.__setattr__(self, "features", tuple(self.features))
-        if not self.features:
-            raise DefinitionError(f"feature view {self.name} has no features")
         if self.closed not in ("left", "right"):
             raise DefinitionError(f"feature view {self.name}: closed={self.closed!r} must be 'left' or 'right'")
         if again := repeated(self.names):
@@ -41,6 +40,22 @@ class FeatureView:
         for name in self.names:
             checked_name(f"feature view {self.name}: feature", name)
         self._check_time()
+
+    def _check_types(self) -> None:
+        who = f"feature view {self.name}"
+        if not isinstance(self.entity, Entity | None):
+            raise DefinitionError(f"{who}: entity={self.entity!r} is no ml.Entity, nor None for one global row")
+        if not isinstance(self.source, DeltaSource):
+            raise DefinitionError(f"{who}: source={self.source!r} is no ml.DeltaSource")
+        if not isinstance(self.ttl, timedelta | None):
+            raise DefinitionError(f"{who}: ttl={self.ttl!r} is no duration; write ttl=hours(3)")
+        if not isinstance(self.features, list | tuple) or not self.features:
+            raise DefinitionError(f"{who}: features={self.features!r} is no list of columns and aggregations")
+        for feature in self.features:
+            if not isinstance(feature, str | Aggregate):
+                raise DefinitionError(
+                    f"{who}: {feature!r} is neither a column name nor an aggregation such as ml.Count"
+                )
 
     def _check_time(self) -> None:
         if self.ttl is not None and self.ttl < timedelta(0):
