@@ -180,6 +180,35 @@ def test_a_training_row_equals_the_online_answer(seed: int, kind: str, tmp_path:
     assert np.unique([i for due, _ in answers for i in due]).size == sum(len(due) for due, _ in answers)
 
 
+def after_a_load(rows: list[tuple[int, int, int]], until: int, at: list[int], **source: str) -> list[int | None]:
+    """The latest `v` at each instant; rows (ts, known, v), all in the table that is loaded up to `until`, history 0."""
+    ts, known, v = zip(*rows, strict=True)
+    table = pa.table({"k": ["a"] * len(rows), "ts": pa.array(ts, UTC_TIME), "known": pa.array(known, UTC_TIME), "v": v})
+    held = ml.DeltaSource("e", path="e", timestamp="ts", known_at="known", select={"seq": "1"}, **source)
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=held, features=["v"])
+    store = open_store(f"memory://after-{rows}")
+    state.load(store, view, events(view, table), version=0, until=until, history=0)
+    asked = pa.table({"k": ["a"] * len(at)})
+    moments = instants(pa.array(at, UTC_TIME), "at")
+    return get_features(store, ml.FeatureService("s", features=[view]), asked, moments)["v"].to_pylist()
+
+
+def test_an_old_event_known_after_the_load_is_there_when_it_is_known() -> None:
+    #  ts 10 is known at 100; loaded up to 50
+    assert after_a_load([(10, 100, 7)], 50, [50, 99, 100, 101]) == [None, None, 7, 7]
+
+
+def test_a_load_keeps_what_counts_until_the_newer_event_is_known() -> None:
+    #  ts 10 known at 10, ts 20 known at 100; loaded up to 50
+    assert after_a_load([(10, 10, 1), (20, 100, 2)], 50, [50, 99, 100]) == [1, 1, 2]
+
+
+def test_a_load_keeps_what_counts_again_once_the_newest_event_is_withdrawn() -> None:
+    #  ts 10: 1; ts 20: 5, corrected at 60 to -1, which `where` takes out; loaded up to 50
+    rows = [(10, 10, 1), (20, 20, 5), (20, 60, -1)]
+    assert after_a_load(rows, 50, [50, 59, 60], sequence="seq", where="v > 0") == [5, 5, 1]
+
+
 def purchases(path: Path, address: str) -> tuple[ml.Platform, ml.FeatureService]:
     """A platform with ten purchases of one user, materialised up to the ninth and the last one ingested."""
     platform = ml.connect(ml.Settings(lake=str(path / "lake"), online=f"lmdb://{path}/online", ray=address))
