@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 from generated import World, differences, expected, world
 
 import mlray as ml
-from mlray.offline.training_set import TrainingSet, build
+from mlray.offline.training_set import TrainingSet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -26,8 +26,9 @@ def service(asked: World) -> ml.FeatureService:
 
 def built(asked: World, lake: Path, spine: Any = None, **options: Any) -> TrainingSet:
     """The training set of a world whose events lie in the lake."""
-    rows = asked.spine if spine is None else spine
-    return build(service(asked), rows, lake=str(lake), label="label", timestamp="timestamp", **options)
+    platform = ml.connect(ml.Settings(lake=str(lake), online="memory://unused"))
+    platform.apply(service(asked))
+    return platform.build_training_set("service", asked.spine if spine is None else spine, label="label", **options)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -147,7 +148,7 @@ def test_views_by_other_columns_prefixes_requests_and_on_demand(tmp_path: Path) 
         "speed": pa.array([4, 5, 5, 5, 5], pa.int32()),
         "kind": ["x", None, "x", "x", "xx"],
     })
-    table = build(asked, spine, lake=str(tmp_path), label=None, timestamp="timestamp").to_arrow()
+    table = ml.connect(ml.Settings(lake=str(tmp_path))).build_training_set(asked, spine).to_arrow()
     assert table.schema.field("speed").type == pa.float64()
     assert table.select(asked.names).to_pydict() == {
         "origin_wind": [10.0, None, None, None, 30.0],
