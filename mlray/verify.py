@@ -140,11 +140,12 @@ class _Arrivals:
         """Everything known by `last`. Steps 0 and the middle one materialize up to the instant before the first
         read.
         """
+        since = first - 1 if self.brought is None else max(self.brought, first - 1)
         if step in (0, _STEPS // 2):
-            known = self.events.filter(pa.array(self.times < first))
+            known = self.events.filter(pa.array(self.times <= since))
             state.load(store, self.view, known, version=2 * step, until=first - 1, history=0)
-            self.brought = first - 1
-        since = self.brought if self.brought is not None else first - 1
+        else:
+            since = self.brought if self.brought is not None else since
         fresh = self.events.filter(pa.array((self.times > since) & (self.times <= last)))
         state.push(store, self.view, fresh, version=2 * step + 1, whole=False)
         self.brought = max(last, since)

@@ -110,15 +110,16 @@ def _definition(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
 def _check_same(function: Callable[..., Any], text: str) -> None:
     """The text is read from the file as it is now; the function was made from the file as it was when imported."""
     made = next((c for c in compile(text, "", "exec").co_consts if isinstance(c, CodeType)), None)
-    known = function.__code__
-    if made is None or (made.co_code, made.co_names, made.co_varnames) != (
-        known.co_code,
-        known.co_names,
-        known.co_varnames,
-    ):
+    if made is None or _uses(made) != _uses(function.__code__):
         raise DefinitionError(
             f"on-demand feature {function.__name__}: its file has changed since it was imported; import it again"
         )
+
+
+def _uses(code: CodeType) -> tuple[object, ...]:
+    """Names and constants; not the instructions, which differ with what the rest of the module imports."""
+    constants = [repr(c) for c in code.co_consts if not isinstance(c, CodeType)]
+    return code.co_names, code.co_varnames, constants
 
 
 def _imports(
