@@ -4,6 +4,7 @@ A second hop between processes would cost three times the whole answer. A replic
 references to them, so that every replica, also one restarted later, serves what was deployed.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 
 from mlray._ray_compat import raised_in, serve_address
 from mlray.errors import ConfigError, ServingFailed
@@ -74,12 +76,13 @@ def deploy(
     served = Served(versions=tuple(versions), config=config, online=online, artifacts=artifacts,
                     log=delta.resolve(lake, config.log), current=dict(current or {}))
     check(served)
-    new = start(config)
+    new = reserve(config)
     try:
+        start(config)
         serve.run(application(served), name=APPLICATION, route_prefix="/")
         url = url_of(config.host, config.port)
         await_ready(url, config.ready_seconds)
-    except (RuntimeError, TimeoutError, ServingFailed) as error:
+    except (RuntimeError, TimeoutError, RayError, ServingFailed) as error:
         said = _said() or str(error)
         undeploy() if new else serve.delete(APPLICATION)
         raise raised_in(said) or ServingFailed(f"{_names(served)} could not be served: {said}") from error
@@ -118,13 +121,11 @@ def check(served: Served) -> None:
         store.close()
 
 
-def start(config: Config) -> bool:
-    """Starts Serve on the configured port; False where it runs there already. PortInUse, ConfigError."""
+def reserve(config: Config) -> bool:
+    """Whether Serve is still to be started on the configured port; PortInUse, ConfigError where it cannot be."""
     running = serve_address()
     if running is None:
         check_port(config.host, config.port)
-        options = {"host": config.host, "port": config.port, "request_timeout_s": REQUEST_SECONDS}
-        serve.start(http_options=options, logging_config={"enable_access_log": False, "log_level": "WARNING"})
         return True
     if running[1] != config.port:
         raise ConfigError(
@@ -132,6 +133,14 @@ def start(config: Config) -> bool:
             "first with mlray.serving.app.undeploy()"
         )
     return False
+
+
+def start(config: Config) -> None:
+    """Starts Serve, unless it runs."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the driver's share of it, which would go to the terminal
+    if serve_address() is None:
+        options = {"host": config.host, "port": config.port, "request_timeout_s": REQUEST_SECONDS}
+        serve.start(http_options=options, logging_config={"enable_access_log": False, "log_level": "WARNING"})
 
 
 def application(served: Served) -> Any:

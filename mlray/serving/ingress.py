@@ -1,7 +1,6 @@
 """The port that callers reach: whether it is free, when it answers, and the environment of a fast HTTP proxy."""
 
 import errno
-import os
 import socket
 import time
 from urllib.error import HTTPError, URLError
@@ -15,8 +14,9 @@ _ANY = "0.0.0.0"
 def serve_environment(stats_port: int = 8404, metrics_port: int = 9101) -> dict[str, str]:
     """What to set before the cluster starts, so that HAProxy takes Ray Serve's requests instead of its Python proxy.
 
-    HAProxy listens on every address of the machine, and on two more ports; a second cluster needs others. Its files lie
-    under /tmp/haproxy-serve, in a folder per node.
+    Off unless these are set: HAProxy also opens its statistics on two more ports of every address, without a password,
+    the same for every cluster of a machine (a second one needs others); and Serve gives it up where it starts slowly.
+    Its files lie under /tmp/haproxy-serve, in a folder per node.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -28,12 +28,11 @@ def serve_environment(stats_port: int = 8404, metrics_port: int = 9101) -> dict[
 
 def check_port(host: str, port: int) -> None:
     """PortInUse where something listens on the port, or the host is not this machine's."""
-    address = _ANY if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else host  # HAProxy listens everywhere
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         try:
-            probe.bind((address, port))
+            probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
             raise PortInUse(_refusal(host, port, error)) from error
