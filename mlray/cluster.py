@@ -22,12 +22,16 @@ machine.
 """
 
 
+_started_here = False
+
+
 def join(address: str | None) -> None:
     """Connects this process once: to `address`, to RAY_ADDRESS, or to a new local cluster that ends with the
     process.
     """
     if ray.is_initialized():
         return
+    global _started_here
     address = address or os.environ.get("RAY_ADDRESS")
     cpus = None
     if not address:
@@ -49,3 +53,9 @@ def join(address: str | None) -> None:
             f"Ray cannot be joined at address={address!r}: {error}; check RAY_ADDRESS or the setting 'ray', or look "
             "into /tmp/ray/session_latest/logs"
         ) from error
+    _started_here = cpus is not None
+
+
+def ends_with_process() -> bool:
+    """Whether this process started the cluster that it has joined."""
+    return _started_here and ray.is_initialized()

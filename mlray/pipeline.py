@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from mlray import cluster
 from mlray.errors import ConfigError, UnknownName
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
@@ -125,7 +126,7 @@ def stop_serving() -> None:
     """Ends what `serve_model` started, its prediction log written."""
     from mlray.serving.app import undeploy  # FastAPI and torch, as above
 
-    undeploy()
+    undeploy(keep_serve=cluster.ends_with_process())
 
 
 def _source(recipe: Recipe, name: str) -> DeltaSource:

@@ -4,6 +4,8 @@ A function is its source text: that is what is hashed, stored with the service a
 and in serving alike. It may use its parameters and imported modules only, so the text and the imports are all there is.
 """
 
+import __future__
+
 import ast
 import builtins
 import hashlib
@@ -11,7 +13,6 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlray.features.source import REQUEST_TYPES, RequestSource
 from mlray.features.view import BoundView, FeatureView
 
 AT = "at"
+_ANNOTATIONS_AS_TEXT = __future__.annotations.compiler_flag  # they may name what the text does not import
 Input = BoundView | RequestSource
 
 
@@ -45,7 +47,7 @@ class OnDemand:
     def compiled(self) -> Callable[..., Any]:
         """The function, made from its text and imports alone."""
         scope: dict[str, Any] = {alias: _module(name) for alias, name in self.imports}
-        exec(compile(self.text, f"<on-demand {self.name}>", "exec"), scope)
+        exec(compile(self.text, f"<on-demand {self.name}>", "exec", _ANNOTATIONS_AS_TEXT), scope)
         made: Callable[..., Any] = scope[self.name]
         return made
 
@@ -109,7 +111,7 @@ def _definition(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
 
 def _check_same(function: Callable[..., Any], text: str) -> None:
     """The text is read from the file as it is now; the function was made from the file as it was when imported."""
-    made = next((c for c in compile(text, "", "exec").co_consts if isinstance(c, CodeType)), None)
+    made = next((c for c in compile(text, "", "exec", _ANNOTATIONS_AS_TEXT).co_consts if isinstance(c, CodeType)), None)
     if made is None or _uses(made) != _uses(function.__code__):
         raise DefinitionError(
             f"on-demand feature {function.__name__}: its file has changed since it was imported; import it again"
@@ -119,7 +121,7 @@ def _check_same(function: Callable[..., Any], text: str) -> None:
 def _uses(code: CodeType) -> tuple[object, ...]:
     """Names and constants; not the instructions, which differ with what the rest of the module imports."""
     constants = [repr(c) for c in code.co_consts if not isinstance(c, CodeType)]
-    return code.co_names, code.co_varnames, constants
+    return sorted({*code.co_names, *code.co_freevars, *code.co_varnames, *code.co_cellvars}), constants
 
 
 def _imports(
@@ -143,14 +145,10 @@ def _imports(
 
 
 def _returns(function: Callable[..., Any]) -> str:
+    """The annotated type; float64 where there is none, or one that names arrays rather than their values."""
     annotation = function.__annotations__.get("return", float)
     kinds: dict[Any, str] = {**REQUEST_TYPES, **{k.__name__: v for k, v in REQUEST_TYPES.items()}}
-    if annotation not in kinds:
-        names = ", ".join(k.__name__ for k in (float, int, str, bool, datetime, date))
-        raise DefinitionError(
-            f"on-demand feature {function.__name__}: it is annotated to return {annotation!r}; use one of {names}"
-        )
-    return kinds[annotation]
+    return kinds.get(annotation, "float64")
 
 
 def _module(name: str) -> ModuleType:

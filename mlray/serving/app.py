@@ -58,6 +58,10 @@ class Running:
     models: tuple[str, ...]
     log: str
 
+    def stop(self) -> None:
+        """Ends the application, its prediction log written."""
+        undeploy()
+
     def predict_url(self, name: str | None = None) -> str:
         """Where to POST; the first model where no name is given."""
         return f"{self.url}/v1/models/{name or self.models[0].partition('/')[0]}/predict"
@@ -89,14 +93,17 @@ def deploy(
     return Running(url=url, models=tuple(v.reference for v in served.versions), log=served.log)
 
 
-def undeploy() -> None:
-    """Ends the application, its logs written first; and Serve with its port, unless it has other applications."""
+def undeploy(*, keep_serve: bool = False) -> None:
+    """Ends the application, its logs written first; and Serve with its port, unless it has other applications.
+
+    keep_serve: leaves Serve to end with its cluster.
+    """
     address = serve_address()
     if address is None:
         return
     if APPLICATION in serve.status().applications:
         serve.delete(APPLICATION)
-    if not serve.status().applications:
+    if not keep_serve and not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]
         await_free(*address)  # the proxy outlives the call by a moment
 
