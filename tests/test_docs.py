@@ -13,7 +13,7 @@ import documents
 import nbformat
 import pytest
 import typer
-from conftest import TEST_ENVIRONMENT
+from tests.conftest import TEST_ENVIRONMENT
 from documents import ROOT, blocks, difference, printed, same, steps
 from nbclient import NotebookClient
 
