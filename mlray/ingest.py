@@ -66,7 +66,7 @@ def ingest(
 def repair(store: OnlineStore, source: DeltaSource, views: Sequence[FeatureView], lake: str) -> int:
     """Pushes the commits that materialised views of the source have not seen; gives how many.
 
-    A commit that rewrote files is left to the next materialize: its rows cannot be told from those known.
+    A commit that changed or removed rows is left to the next materialize; until then the view is not complete.
     """
     path, pushed = delta.resolve(lake, source.path), 0
     if not views or not delta.exists(path):
@@ -76,7 +76,8 @@ def repair(store: OnlineStore, source: DeltaSource, views: Sequence[FeatureView]
         for version in range(state.applied(store, view, otherwise=newest) + 1, newest + 1):
             rows = delta.commit(path, version, raw_columns(view))
             if rows is None:
-                break
+                state.leave_gap(store, view, version)
+                continue
             state.push(store, view, events(view, rows), version=version, whole=version == 0)
             pushed += 1
     return pushed

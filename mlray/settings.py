@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     token: str | None = None
 
     def __init__(self, **given: Any) -> None:
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         try:
             super().__init__(**given)
         except ValidationError as error:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def verify(
     replay: opens an empty store of the kind in use. Ray must be running.
     """
     started = clock()
-    chosen = evenly(in_memory(spine), timestamp, rows)
+    chosen = evenly(_rows_of(spine, lake), timestamp, rows)
     results = [_replayed(service, replay(), lake, chosen, timestamp)]
     with suppress(NotMaterialized):  # nothing is in use yet
         results.append(_live(service, store, lake, chosen, timestamp))
@@ -93,6 +94,14 @@ def verify(
         clock() - started,
         tuple(different[:_SHOWN]),
     )
+
+
+def _rows_of(spine: Any, lake: str) -> pa.Table:
+    """The spine here: in memory already, or a Delta table."""
+    if not isinstance(spine, str | Path):
+        return in_memory(spine)
+    table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
+    return delta.read(table.path, table.version, table.schema.names)
 
 
 def evenly(spine: pa.Table, timestamp: str, rows: int) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from obstore.store import from_url
 
-from mlray.errors import UnknownName
+from mlray.errors import DefinitionError, UnknownName
 from mlray.features.catalog import service_from_text, service_hash, service_text, view_hash
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
@@ -43,6 +43,7 @@ class Applied:
 
     def apply(self, service: FeatureService) -> Diff:
         """Puts the service in force."""
+        self._check_tables(service)
         before = self.get(service.name) if service.name in self.names() else None
         digest = service_hash(service)
         self._store.put(f"services/{service.name}/{digest}.json", service_text(service).encode())
@@ -69,9 +70,21 @@ class Applied:
         return sources[name]
 
     def views_of(self, source: DeltaSource) -> list[FeatureView]:
-        """Every view over the source that some service in force reads, each content once."""
-        views = {view_hash(v): v for service in self._all() for v in service.views if v.source.name == source.name}
+        """Every view over the source's table that some service in force reads, each content once."""
+        mine = (source.name, source.path)
+        views = {view_hash(v): v for s in self._all() for v in s.views if (v.source.name, v.source.path) == mine}
         return list(views.values())
+
+    def _check_tables(self, service: FeatureService) -> None:
+        """A source's name stands for one table, in all services: rows are ingested by it."""
+        others = {s.name: (o.name, s.path) for o in self._all() if o.name != service.name for s in o.sources}
+        for source in service.sources:
+            user, path = others.get(source.name, (service.name, source.path))
+            if path != source.path:
+                raise DefinitionError(
+                    f"feature service {service.name}: source '{source.name}' is path='{source.path}' here, but "
+                    f"path='{path}' in the applied service {user}; give one of them another name"
+                )
 
     def _all(self) -> Iterable[FeatureService]:
         return [self.get(name) for name in self.names()]

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlray.errors import DefinitionError
 from mlray.features.naming import checked_name
-from mlray.features.source import REQUEST_TYPES, RequestSource
+from mlray.features.source import REQUEST_TYPES, RequestFields, RequestSource
 from mlray.features.view import BoundView, FeatureView
 
 AT = "at"
@@ -56,7 +56,7 @@ class OnDemand:
         return self.compiled()(*args, **kwargs)
 
 
-def on_demand(*inputs: FeatureView | Input) -> Callable[[Callable[..., Any]], OnDemand]:
+def on_demand(*inputs: FeatureView | RequestFields | Input) -> Callable[[Callable[..., Any]], OnDemand]:
     """Declares a function of the features (with their prefix) and request fields of `inputs`.
 
     Its parameter names are the inputs; the reserved `at` is q as datetime64[us]. Columns arrive as NumPy arrays:
@@ -64,12 +64,22 @@ def on_demand(*inputs: FeatureView | Input) -> Callable[[Callable[..., Any]], On
     returns one array; its type is the return annotation (float, int, str, bool, datetime), float where there is
     none; NaN is null.
     """
-    bound = tuple(BoundView(i) if isinstance(i, FeatureView) else i for i in inputs)
+    bound = tuple(_input(i) for i in inputs)
 
     def declare(function: Callable[..., Any]) -> OnDemand:
         return _declare(function, bound)
 
     return declare
+
+
+def _input(source: object) -> Input:
+    if isinstance(source, FeatureView):
+        return BoundView(source)
+    if isinstance(source, RequestFields):
+        return RequestSource(source.source.name, schema={c: source.source.schema[c] for c in source.columns})
+    if isinstance(source, BoundView | RequestSource):
+        return source
+    raise DefinitionError(f"ml.on_demand({source!r}): an input is a feature view, a request source or fields of one")
 
 
 def _declare(function: Callable[..., Any], inputs: tuple[Input, ...]) -> OnDemand:

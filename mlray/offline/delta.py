@@ -1,5 +1,8 @@
 """Delta tables: where they lie, what a version holds, and appends that count once."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +55,13 @@ def read(path: str, version: int, columns: list[str], part: int = 0, parts: int 
 
 
 def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
-    """The given columns of the rows that commit `version` added; None where it also removed files."""
-    after, before = set(_open(path, path, version).file_uris()), set()
+    """The given columns of the rows that commit `version` added: none for one that only rewrote files; None where it
+    changed or removed rows.
+    """
+    opened = _open(path, path, version)
+    if any(c["version"] == version and c.get("operation") == "OPTIMIZE" for c in opened.history()):
+        return pa.schema(opened.schema().to_arrow()).empty_table().select(columns)
+    after, before = set(opened.file_uris()), set()
     if version:
         before = set(_open(path, path, version - 1).file_uris())
     if before - after:
@@ -84,6 +92,18 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
     except CommitFailedError as error:
         raise Conflict(f"{who}: another writer changed {path} at the same time; try again: {error}") from error
     return _open(path, who, None).version()
+
+
+@contextmanager
+def nothing_left(path: str) -> Iterator[None]:
+    """A new local table that could not be finished leaves no files behind."""
+    new = "://" not in path and not Path(path).exists()
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _open(path: str, who: str, version: int | None) -> DeltaTable:

@@ -49,6 +49,8 @@ def _bits(array: pa.Array) -> Any:
         return array.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False).view(np.uint64)
     if pa.types.is_timestamp(kind):
         return array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).view(np.uint64)
+    if pa.types.is_nested(kind):
+        array = pa.array([None if cell is None else repr(cell) for cell in array.to_pylist()], pa.string())
     encoded = array.dictionary_encode() if not pa.types.is_dictionary(kind) else array
     texts = [str(word).encode() for word in encoded.dictionary.to_pylist()]
     words = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]

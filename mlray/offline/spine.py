@@ -83,7 +83,15 @@ def check(service: FeatureService, schema: pa.Schema, timestamp: str, label: str
 
 def _from_dicts(rows: Sequence[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
+    return pa.table(columns) if columns else pa.table({"": [None] * len(rows)}).select([])
+
+
+def _column(name: str, cells: list[Any]) -> pa.Array:
+    try:
+        return pa.array(cells)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise SchemaError(f"column '{name}' of the rows holds values of different types: {error}") from error
 
 
 def _from_table(table: pa.Table, rows_per_block: int) -> Spine:
@@ -99,13 +107,21 @@ def _from_table(table: pa.Table, rows_per_block: int) -> Spine:
 def _numbered(dataset: Any, text: str) -> Spine:
     """Positions need the sizes of all blocks before: the blocks stay in the object store, only counts come here."""
     refs = dataset.materialize().to_arrow_refs()
-    schema = ray.get(_schema.remote(refs[0])) if refs else pa.schema([])
+    schema = _unified(ray.get([_schema.remote(ref) for ref in refs]))
     counts = ray.get([_count.remote(ref) for ref in refs])
     offsets = [sum(counts[:i]) for i in range(len(counts))]
-    blocks: list[Any] = [_place.remote(ref, offset) for ref, offset in zip(refs, offsets, strict=True)]
-    digests = ray.get([_digest.remote(ref, offset) for ref, offset in zip(refs, offsets, strict=True)])
+    blocks: list[Any] = [_place.remote(ref, offset, schema) for ref, offset in zip(refs, offsets, strict=True)]
+    digests = ray.get([_digest.remote(ref, offset, schema) for ref, offset in zip(refs, offsets, strict=True)])
     digest = fingerprint.combined(digests, schema)
     return Spine(ray.data.from_arrow_refs(blocks), schema, sum(counts), digest, text)
+
+
+def _unified(schemas: list[pa.Schema]) -> pa.Schema:
+    """One schema for all blocks: a column that is all null in one block has its type from another."""
+    try:
+        return pa.unify_schemas(schemas)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaError(f"the blocks of the spine have columns of different types: {error}") from error
 
 
 def _with_positions(table: pa.Table, offset: int) -> pa.Table:
@@ -128,13 +144,13 @@ def _count(block: pa.Table) -> int:
 
 
 @ray.remote(num_cpus=1)
-def _place(block: pa.Table, offset: int) -> pa.Table:
-    return _with_positions(_canonical(block), offset)
+def _place(block: pa.Table, offset: int, schema: pa.Schema) -> pa.Table:
+    return _with_positions(block.cast(schema), offset)
 
 
 @ray.remote(num_cpus=1)
-def _digest(block: pa.Table, offset: int) -> tuple[int, int]:
-    return fingerprint.digest(_canonical(block), offset)
+def _digest(block: pa.Table, offset: int, schema: pa.Schema) -> tuple[int, int]:
+    return fingerprint.digest(block.cast(schema), offset)
 
 
 def _canonical(block: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ import ray.data
 from deltalake import write_deltalake
 
 from mlray._ray_compat import mlray_errors
+from mlray.errors import Conflict
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
@@ -100,9 +101,14 @@ class TrainingSet:
         return pl.DataFrame(pl.from_arrow(self.to_arrow()))
 
     def write_delta(self, path: str) -> int:
-        """Writes a new Delta table in one commit, block by block; gives the number of rows."""
+        """Writes a new Delta table in one commit, block by block; gives the number of rows.
+
+        Conflict where there is one already.
+        """
+        if delta.exists(path):
+            raise Conflict(f"there is a Delta table at {path} already; write to another path, or remove it first")
         reader = pa.RecordBatchReader.from_batches(self.schema, self._batches())
-        with mlray_errors():
+        with mlray_errors(), delta.nothing_left(path):
             write_deltalake(path, reader, mode="error")
         return self.count()
 

@@ -143,6 +143,12 @@ def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
     return _plus(Written(0, 0, 0), cells, events.num_rows)
 
 
+def leave_gap(store: OnlineStore, view: FeatureView, version: int) -> None:
+    """Notes that commit `version` changed rows in a way that only a load can follow: the watermark stays from here."""
+    state = replace(state_of(store, view), applied=version, gap=True)
+    store.write(space(view), (), state=json.dumps(asdict(state)).encode())
+
+
 def current(cells: Sequence[Cell], schema: pa.Schema) -> list[pa.RecordBatch]:
     """The events that a key's cells stand for, each once."""
     base = next((cell for cell in cells if cell.slot == BASE), None)
