@@ -58,8 +58,8 @@ def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
     """The given columns of the rows that commit `version` added: none for one that only rewrote files; None where it
     changed or removed rows.
     """
-    opened = _open(path, path, version)
-    if any(c["version"] == version and c.get("operation") == "OPTIMIZE" for c in opened.history()):
+    opened, commits = _open(path, path, version), _open(path, path, None).history()  # of an older version it miscounts
+    if any(c["version"] == version and c.get("operation") == "OPTIMIZE" for c in commits):
         return pa.schema(opened.schema().to_arrow()).empty_table().select(columns)
     after, before = set(opened.file_uris()), set()
     if version:

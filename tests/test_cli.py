@@ -1,0 +1,87 @@
+"""The command line as a script sees it: output, JSON, exit codes, and one line for an expected error."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+FEATURES = """
+import mlray as ml
+from mlray import days
+user = ml.Entity("user", keys=["user_id"])
+payments = ml.DeltaSource("payments", path="payments", timestamp="at")
+paid = ml.FeatureView("paid", entity=user, source=payments, features=["amount", ml.Count(windows=[days(7)])])
+service = ml.FeatureService("payments_service", features=[paid])
+"""
+CONFIG = """
+[platform]
+lake = "lake"
+[recipe]
+service = "shop_features:service"
+"""
+ROWS = """{"user_id": 7, "at": "2026-03-01 12:00:00", "amount": 1.5}
+{"user_id": 7, "at": "2026-03-02 12:00:00", "amount": 2.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, one ingested file and a loaded online store."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "shop_features.py").write_text(FEATURES)
+    (folder / "shop.toml").write_text(CONFIG)
+    (folder / "rows.jsonl").write_text(ROWS)
+    for verb in (["apply"], ["ingest", "payments", "rows.jsonl"], ["materialize", "--until", "2026-03-03T00:00:00Z"]):
+        assert mlray(folder, *verb).returncode == 0
+    return folder
+
+
+def mlray(folder: Path, *arguments: str, config: str = "shop.toml") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mlray.cli", *arguments, "--config", config]
+    return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=120)
+
+
+def test_get_prints_the_vector_as_json(shop: Path) -> None:
+    done = mlray(shop, "get", '{"user_id": 7}', "--at", "2026-03-03T00:00:00Z", "--json")
+    assert json.loads(done.stdout) == {"result": [{"amount": 2.5, "count_7d": 2}]}
+
+
+def test_the_same_file_again_changes_nothing(shop: Path) -> None:
+    done = mlray(shop, "ingest", "payments", "rows.jsonl", "--json")
+    assert json.loads(done.stdout)["result"][0]["rows"] == 0
+    assert DeltaTable(str(shop / "lake/payments")).version() == 0
+
+
+def test_apply_shows_that_nothing_changed(shop: Path) -> None:
+    assert "nothing changed" in mlray(shop, "apply").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("get", '{"user_id": "seven"}'), "the key is string in the spine and int64 in the source"),
+        (("get", '{"user": 7}'), "'user_id' is not in the rows"),
+        (("get", "{user_id: 7}"), "the rows are no JSON"),
+        (("get", '{"user_id": 7}', "--at", "2026-03-03T00:00:00"), "has no time zone"),
+        (("materialize", "--until", "tomorrow"), "is no instant"),
+        (("ingest", "paymets", "rows.jsonl"), "did you mean 'payments'"),
+        (("ingest", "payments", "rows.txt"), "ends in .parquet, .csv, .jsonl"),
+        (("register",), "there is no finished run"),
+        (("build",), "needs 'spine'"),
+    ],
+)
+def test_an_expected_error_is_one_line_and_exit_code_1(shop: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = mlray(shop, *arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_key_of_the_recipe_is_named(shop: Path) -> None:
+    (shop / "typo.toml").write_text(CONFIG.replace("service =", "servce ="))
+    done = mlray(shop, "apply", config="typo.toml")
+    assert (done.returncode, "did you mean 'service'" in done.stderr) == (1, True)

@@ -1,0 +1,114 @@
+"""Delta first, then online: what happens between the two, and beside them."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+import mlray as ml
+from mlray.offline import delta
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+user = ml.Entity("user", keys=["user_id"])
+payments = ml.DeltaSource("payments", path="payments", timestamp="at")
+paid = ml.FeatureView("paid", entity=user, source=payments, features=[ml.Sum("amount", windows=[ml.lifetime])])
+service = ml.FeatureService("service", features=[paid])
+
+
+def rows(*amounts: int, at: datetime = NOON) -> pa.Table:
+    return pa.table({"user_id": [7] * len(amounts), "at": [at] * len(amounts), "amount": list(amounts)})
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> ml.Platform:
+    """A lake with one payment of 1 at noon, loaded until noon."""
+    platform = ml.connect(ml.Settings(lake=tmp_path, online=f"memory://{tmp_path}"))
+    platform.apply(service)
+    platform.ingest("payments", rows(1))
+    platform.materialize(service, until=NOON)
+    return platform
+
+
+def total(platform: ml.Platform, at: datetime) -> dict[str, Any]:
+    answer: dict[str, Any] = platform.get_features(service, [{"user_id": 7}], at=at, status=True).to_pylist()[0]
+    return answer
+
+
+def table(platform: ml.Platform) -> str:
+    return f"{platform.settings.lake}/payments"
+
+
+def test_a_batch_with_a_key_counts_once(platform: ml.Platform) -> None:
+    first = platform.ingest("payments", rows(10, at=NOON + HOUR), idempotency_key="a")
+    again = platform.ingest("payments", rows(10, at=NOON + HOUR), idempotency_key="a")
+    assert (first.rows, again.rows, again.version) == (1, 0, None)
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 11
+
+
+def test_two_equal_rows_without_sequence_are_two_events(platform: ml.Platform) -> None:
+    platform.ingest("payments", rows(10, 10, at=NOON + HOUR))
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 21
+
+
+def test_a_commit_that_never_reached_the_online_store_is_pushed_before_the_next(platform: ml.Platform) -> None:
+    delta.append(table(platform), rows(10, at=NOON + HOUR), "a process that died here")
+    platform.ingest("payments", rows(100, at=NOON + HOUR))
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 111
+
+
+def test_compaction_between_two_batches_changes_no_answer(platform: ml.Platform) -> None:
+    platform.ingest("payments", rows(10, at=NOON + HOUR))
+    assert DeltaTable(table(platform)).optimize.compact()["numFilesRemoved"] == 2
+    write_deltalake(table(platform), rows(100, at=NOON + HOUR), mode="append")
+    platform.ingest("payments", rows(1000, at=NOON + HOUR))
+    answer = total(platform, NOON + HOUR)
+    assert (answer["amount_sum_lifetime"], answer["paid__status"]) == (1, "fresh")
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 1111
+
+
+def test_after_rows_were_deleted_a_view_is_stale_until_it_is_loaded_again(platform: ml.Platform) -> None:
+    DeltaTable(table(platform)).delete("amount = 1")
+    platform.ingest("payments", rows(10, at=NOON + HOUR))
+    assert total(platform, NOON + HOUR)["paid__status"] == "stale"
+    platform.materialize(service, until=NOON + HOUR)
+    assert total(platform, NOON + HOUR) == {"amount_sum_lifetime": None, "paid__status": "fresh"}
+
+
+def test_known_at_is_stamped_once_per_call_the_same_on_both_sides(tmp_path: Path) -> None:
+    known = ml.DeltaSource("known", path="known", timestamp="at", known_at="known_at")
+    view = ml.FeatureView("view", entity=user, source=known, features=["known_at"])
+    late = ml.FeatureService("late", features=[view])
+    platform = ml.connect(ml.Settings(lake=tmp_path, online=f"memory://{tmp_path}"))
+    platform.apply(late)
+    platform.ingest("known", rows(1, 2))
+    stored = DeltaTable(f"{tmp_path}/known").to_pyarrow_table()["known_at"].to_pylist()
+    assert stored[0] == stored[1]
+    assert platform.get_features(late, [{"user_id": 7}])["known_at"].to_pylist() == stored[:1]
+    assert platform.get_features(late, [{"user_id": 7}], at=NOON)["known_at"].to_pylist() == [None]
+
+
+def test_one_name_of_a_source_stands_for_one_table(platform: ml.Platform) -> None:
+    other = ml.DeltaSource("payments", path="elsewhere", timestamp="at")
+    view = ml.FeatureView("other", entity=user, source=other, features=["amount"])
+    with pytest.raises(
+        ml.MlrayError, match=r"path='elsewhere' here, but path='payments' in the applied service service"
+    ):
+        platform.apply(ml.FeatureService("second", features=[view]))
+
+
+def test_no_rows_add_nothing(platform: ml.Platform) -> None:
+    assert platform.ingest("payments", []).version is None
+    assert DeltaTable(table(platform)).version() == 0
+
+
+def test_a_row_with_an_extra_or_missing_column_is_refused_whole(platform: ml.Platform) -> None:
+    with pytest.raises(ml.MlrayError, match=r"column 'colour' is not in the table"):
+        platform.ingest("payments", rows(1).append_column("colour", pa.array(["red"])))
+    with pytest.raises(ml.MlrayError, match=r"'amount' is not in the rows"):
+        platform.ingest("payments", rows(1).drop_columns(["amount"]))
+    assert DeltaTable(table(platform)).version() == 0
