@@ -13,7 +13,6 @@ import documents
 import nbformat
 import pytest
 import typer
-from tests.conftest import TEST_ENVIRONMENT
 from documents import ROOT, blocks, difference, printed, same, steps
 from nbclient import NotebookClient
 
@@ -22,6 +21,7 @@ from mlray.cli import app
 from mlray.platform import Platform
 from mlray.recipe import Recipe
 from mlray.training.trainer import Trainer
+from tests.conftest import TEST_ENVIRONMENT
 
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
