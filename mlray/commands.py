@@ -52,7 +52,8 @@ class Screen:
         if self.as_json:
             print(jsonlib.dumps({"result": rows, **(extra or {})}, default=str))
             return
-        table = Table(title=title, title_justify="left")
+        self.console.print(title, style="bold", highlight=False)
+        table = Table()
         for name in rows[0] if rows else ():
             table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
         for row in rows:

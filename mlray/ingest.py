@@ -50,6 +50,8 @@ def ingest(
     if delta.exists(path):
         rows = delta.conformed(rows, delta.table_at(path, who).schema, who)
     batches = {view: events(view, rows) for view in views}
+    for view, batch in batches.items():
+        state.check_schema(store, view, batch.schema)
     repair(store, source, views, lake)
     transaction = f"{source.name}:{idempotency_key}" if idempotency_key is not None else None
     version = delta.append(path, rows, who, transaction)
@@ -78,7 +80,9 @@ def repair(store: OnlineStore, source: DeltaSource, views: Sequence[FeatureView]
             if rows is None:
                 state.leave_gap(store, view, version)
                 continue
-            state.push(store, view, events(view, rows), version=version, whole=version == 0)
+            batch = events(view, rows)
+            state.check_schema(store, view, batch.schema)
+            state.push(store, view, batch, version=version, whole=version == 0)
             pushed += 1
     return pushed
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlray import cluster
 from mlray.errors import ConfigError, UnknownName
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from mlray.serving.app import Running
     from mlray.training.run import Run
 
-RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+"""In a run's folder, beside what the training keeps there: the finished run."""
 
 
 def ingest_tables(recipe: Recipe, platform: Platform) -> dict[str, Ingested]:
@@ -53,7 +53,9 @@ def training_set(recipe: Recipe, platform: Platform, service: FeatureService | N
 def train_model(
     recipe: Recipe, platform: Platform, ts: TrainingSet, on_epoch: Callable[[Any], None] | None = None
 ) -> "Run":
-    """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on."""
+    """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on, and a
+    finished one is not trained again.
+    """
     from mlray.training.launch import log_epoch, train  # torch takes seconds to import
     from mlray.training.trainer import Trainer
 
@@ -62,10 +64,22 @@ def train_model(
     identity = json.dumps(Trainer.Config.from_json(settings).identity(), sort_keys=True, default=str)
     digest = hashlib.sha256(f"{identity}{ts.fingerprint}".encode()).hexdigest()
     config = Trainer.Config.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
+    path = Path(config.storage, str(config.run), RESULT_FILE)
+    if path.exists():
+        return read_run(path)
     run = train(config, ts, on_epoch=on_epoch or log_epoch)
-    path = Path(config.storage, run.id, RUN_FILE)
-    path.write_text(json.dumps(asdict(run)))
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(asdict(run)))
+    aside.replace(path)
     return run
+
+
+def read_run(path: Path) -> "Run":
+    """A finished run from its file."""
+    from mlray.training.run import Run
+
+    plain = json.loads(path.read_text())
+    return Run(**{**plain, "features": tuple(plain["features"]), "history": tuple(plain["history"])})
 
 
 def runs_folder(recipe: Recipe) -> str:
@@ -75,18 +89,14 @@ def runs_folder(recipe: Recipe) -> str:
 
 def saved_run(recipe: Recipe, name: str | None = None) -> "Run":
     """The run of that name, or the newest of the recipe's service."""
-    from mlray.training.run import Run
-
     folder = Path(runs_folder(recipe))
-    found = {p.parent.name: p for p in folder.glob(f"*/{RUN_FILE}")}
+    found = {p.parent.name: p for p in folder.glob(f"*/{RESULT_FILE}")}
     own = {k: p for k, p in found.items() if k.startswith(f"{recipe.service.name}-")}
     if name is not None and name not in found:
         raise UnknownName.of("run", name, found)
     if name is None and not own:
         raise ConfigError(f"there is no finished run of {recipe.service.name} in {folder}; train one first")
-    path = found[name] if name else max(own.values(), key=lambda p: p.stat().st_mtime_ns)
-    plain = json.loads(path.read_text())
-    return Run(**{**plain, "features": tuple(plain["features"]), "history": tuple(plain["history"])})
+    return read_run(found[name] if name else max(own.values(), key=lambda p: p.stat().st_mtime_ns))
 
 
 def register_run(recipe: Recipe, platform: Platform, run: "Run") -> ModelVersion:
@@ -126,7 +136,7 @@ def stop_serving() -> None:
     """Ends what `serve_model` started, its prediction log written."""
     from mlray.serving.app import undeploy  # FastAPI and torch, as above
 
-    undeploy(keep_serve=cluster.ends_with_process())
+    undeploy()
 
 
 def _source(recipe: Recipe, name: str) -> DeltaSource:

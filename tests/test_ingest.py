@@ -112,3 +112,25 @@ def test_a_row_with_an_extra_or_missing_column_is_refused_whole(platform: ml.Pla
     with pytest.raises(ml.MlrayError, match=r"'amount' is not in the rows"):
         platform.ingest("payments", rows(1).drop_columns(["amount"]))
     assert DeltaTable(table(platform)).version() == 0
+
+
+def test_a_column_that_changed_its_type_wants_a_new_load_before_the_next_batch(platform: ml.Platform) -> None:
+    platform.ingest("payments", rows(10, at=NOON + HOUR))
+    retyped = DeltaTable(table(platform)).to_pyarrow_table()
+    retyped = retyped.set_column(2, "amount", retyped["amount"].cast(pa.float64()))
+    write_deltalake(table(platform), retyped, mode="overwrite", schema_mode="overwrite")
+    with pytest.raises(ml.MlrayError, match=r"'amount' is double in the table now and was int64.*materialize"):
+        platform.ingest("payments", rows(100, at=NOON + HOUR))
+    platform.materialize(service, until=NOON)
+    platform.ingest("payments", rows(100, at=NOON + HOUR))
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 111.0
+
+
+def test_a_load_that_asks_for_an_earlier_time_reaches_back_to_it(platform: ml.Platform) -> None:
+    day = ml.FeatureView("day", entity=user, source=payments, features=[ml.Count(windows=[ml.days(1)])])
+    recent = ml.FeatureService("recent", features=[day])
+    platform.materialize(recent, until=NOON + 50 * 24 * HOUR)
+    with pytest.raises(ml.MlrayError, match=r"answers exactly only from 2026-04-20"):
+        platform.get_features(recent, [{"user_id": 7}], at=NOON + HOUR)
+    platform.materialize(recent, until=NOON + HOUR)
+    assert platform.get_features(recent, [{"user_id": 7}], at=NOON + HOUR)["count_1d"].to_pylist() == [1]

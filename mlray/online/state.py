@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mlray.aggregation.aggregate import Ranges
 from mlray.aggregation.window import EARLIEST
-from mlray.errors import NotMaterialized
+from mlray.errors import NotMaterialized, SchemaError
 from mlray.features.catalog import view_hash
 from mlray.features.keys import distinct
 from mlray.features.rows import KNOWN, TS
@@ -97,19 +97,25 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
 
     history: from how long before `until` answers must be exact, in microseconds.
     """
-    old = open_state(store, view, events.schema)
+    old, since = open_state(store, view, events.schema), until - history
     until = max(until, old.until if old.until is not None else until)
-    rows = events.filter(pc.less_equal(events.column(TS), until))
-    rows = _needed(view, rows, until - history)
+    rows = _needed(view, events.filter(pc.less_equal(events.column(TS), until)), since)
     name, written = space(view), Written(0, 0, 0)
+    retyped = old.schema != schema_text(events.schema)
     keys: set[bytes] = set()
+    last: list[Cell] = []
     for cells, count in _cells(view, rows, BASE, version, until):
         keys |= {cell.key for cell in cells}
-        store.write(name, cells)
         written = _plus(written, cells, count)
-    settled, carried = _settled(store, name, events.schema, keys, version, until)
-    later = pc.sum(pc.greater(events.column(TS), until)).as_py() or 0
-    gap = later > carried
+        if retyped:
+            last += cells
+        else:
+            store.write(name, cells)
+    settled, later = _settled(store, name, old.events, keys, version, until)
+    if retyped:  # old and new cells cannot be read with one schema: all change at once, with the state that names it
+        last += [_retyped(cell, old.events, events.schema) for cell in later]
+    carried = sum(_later(cell, old.events, until) for cell in later if cell.version <= version)
+    gap = (pc.sum(pc.greater(events.column(TS), until)).as_py() or 0) > carried
     watermark = until if gap or old.watermark is None else max(until, old.watermark)
     state = replace(
         old,
@@ -119,10 +125,22 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
         watermark=watermark,
         gap=gap,
         applied=max(version, old.applied),
-        reach=_reach(view, until - history),
+        reach=_reach(view, since),
     )
-    store.write(name, (), deletes=settled, state=json.dumps(asdict(state)).encode())
+    store.write(name, last, deletes=settled, state=json.dumps(asdict(state)).encode())
     return written
+
+
+def check_schema(store: OnlineStore, view: FeatureView, schema: pa.Schema) -> None:
+    """SchemaError where events of this schema cannot lie beside those that the view has online."""
+    raw = store.state(space(view))
+    stored = ViewState(**json.loads(raw)).events if raw else schema
+    for field in schema:
+        if stored.field(field.name).type != field.type:
+            raise SchemaError(
+                f"feature view {view.name}: column '{field.name}' is {field.type} in the table now and was "
+                f"{stored.field(field.name).type} when the view was loaded; run platform.materialize again first"
+            )
 
 
 def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: int, whole: bool) -> Written:
@@ -190,24 +208,35 @@ def _until(base: Cell) -> int:
 
 def _settled(
     store: OnlineStore, name: str, schema: pa.Schema, keys: set[bytes], version: int, until: int
-) -> tuple[list[tuple[bytes, bytes, int]], int]:
+) -> tuple[list[tuple[bytes, bytes, int]], list[Cell]]:
     """What the new base replaces: batches that lie wholly in it, and bases of keys that have no event left.
 
-    Also how many events of that version or before, later than `until`, the batches carry.
+    Also the batches that stay.
     """
-    replaced, carried = [], 0
+    replaced, stay = [], []
     for cell in store.scan(name):
-        if cell.version > version:
-            continue
         if cell.slot == BASE:
-            if cell.key not in keys:
+            if cell.version <= version and cell.key not in keys:
                 replaced.append((cell.key, cell.slot, version))
-            continue
-        later = pc.sum(pc.greater(rows_of(cell.value[_HEADER:], schema).column(TS), until)).as_py()
-        carried += later or 0
-        if not later:
+        elif cell.version > version or _later(cell, schema, until):
+            stay.append(cell)
+        else:
             replaced.append((cell.key, cell.slot, cell.version))
-    return replaced, carried
+    return replaced, stay
+
+
+def _later(cell: Cell, schema: pa.Schema, until: int) -> int:
+    """How many events of a batch are later than `until`."""
+    return int(pc.sum(pc.greater(rows_of(cell.value[_HEADER:], schema).column(TS), until)).as_py() or 0)
+
+
+def _retyped(cell: Cell, before: pa.Schema, after: pa.Schema) -> Cell:
+    """The cell in another schema; SchemaError where a value does not fit it."""
+    rows = pa.Table.from_batches([rows_of(cell.value[_HEADER:], before)])
+    try:
+        return replace(cell, value=cell.value[:_HEADER] + batch_bytes(rows.select(after.names).cast(after)))
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise SchemaError(f"events that were ingested do not fit the table as it is now: {error}") from error
 
 
 def _needed(view: FeatureView, events: pa.Table, since: int) -> pa.Table:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 
+from mlray import cluster
 from mlray._ray_compat import raised_in, serve_address
 from mlray.errors import ConfigError, ServingFailed
 from mlray.features.service import FeatureService
@@ -93,17 +94,16 @@ def deploy(
     return Running(url=url, models=tuple(v.reference for v in served.versions), log=served.log)
 
 
-def undeploy(*, keep_serve: bool = False) -> None:
-    """Ends the application, its logs written first; and Serve with its port, unless it has other applications.
-
-    keep_serve: leaves Serve to end with its cluster.
+def undeploy() -> None:
+    """Ends the application, its logs written first; and Serve with its port, unless it has other applications or its
+    cluster ends with this process.
     """
     address = serve_address()
     if address is None:
         return
     if APPLICATION in serve.status().applications:
         serve.delete(APPLICATION)
-    if not keep_serve and not serve.status().applications:
+    if not cluster.ends_with_process() and not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]
         await_free(*address)  # the proxy outlives the call by a moment
 

@@ -106,7 +106,7 @@ def test_ingest_materialize_and_train_run_as_jobs(dashboard: str, tmp_path: Path
         status, said = submit(dashboard, f"python jobs/{verb}.py --config {config}")
         assert status is JobStatus.SUCCEEDED, said
     assert DeltaTable(f"{tmp_path}/lake/schedule").to_pyarrow_dataset().count_rows() == 12_208
-    assert len(list(tmp_path.glob("lake/_mlray/runs/*/run.json"))) == 1
+    assert len(list(tmp_path.glob("lake/_mlray/runs/*/result.json"))) == 1
 
 
 def test_a_job_refuses_a_lake_in_its_own_directory(dashboard: str, tmp_path: Path) -> None:
