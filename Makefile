@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another interpreter.
+# make demo | test | lint | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another interpreter.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -11,13 +11,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/flights.toml
 
-.PHONY: help demo test lint bench constraints clean
+.PHONY: help demo test lint constraints clean
 
 help:
 	@echo "make demo         from raw flights to a served prediction ($(CONFIG))"
 	@echo "make test         the test suite; ARGS='tests/flights -k spine' narrows it"
 	@echo "make lint         ruff, mypy --strict, import-linter"
-	@echo "make bench        the benchmarks"
 	@echo "make constraints  resolve the tested set anew"
 	@echo "make clean        remove what demo, test and lint made; .venv stays"
 
@@ -31,9 +30,6 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-bench: .venv/.dev
-	$(BIN)/python -m benchmarks $(ARGS)
 
 # The stamps are older than pyproject.toml or constraints.txt only when something is to be installed. What .[dev]
 # installs contains .[demo], hence both stamps.
@@ -61,4 +57,4 @@ constraints:
 
 clean:
 	rm -rf build data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find mlray configs jobs tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

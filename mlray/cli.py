@@ -137,6 +137,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if "MLRAY_DEBUG" in os.environ:
+            raise
+        print(f"error: {type(error).__name__}: {error} (MLRAY_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from mlray import pipeline
 from mlray.demo import run_demo
-from mlray.errors import ConfigError, TimeError
+from mlray.errors import ConfigError, SchemaError, TimeError
 from mlray.materialize import Materialized
 from mlray.platform import Platform, connect
 from mlray.recipe import Recipe
@@ -185,6 +185,8 @@ def verify(screen: Screen, recipe: Recipe, platform: Platform, rows: int | None)
             }
         ],
     )
+    for skipped in result.skipped:
+        screen.console.print(f"not compared: {skipped}", highlight=False)
     for one in result.differences:
         screen.console.print(f"{one.part}: {one.feature}: offline {one.offline!r}, online {one.online!r} at {one.row}")
     return 0 if result.ok else 1
@@ -225,7 +227,10 @@ def _read(file: Path | None) -> pa.Table:
         raise ConfigError(f"ingest SOURCE FILE: the file is {file}; give one that ends in {', '.join(_READERS)}")
     if not file.exists():
         raise ConfigError(f"there is no file at {file}")
-    return _READERS[file.suffix](file)
+    try:
+        return _READERS[file.suffix](file)
+    except pa.ArrowException as error:
+        raise SchemaError(f"{file} cannot be read as {file.suffix[1:]}: {error}") from error
 
 
 def _rows(text: str) -> list[dict[str, Any]]:

@@ -150,8 +150,11 @@ class Platform:
         self, service: FeatureService | str, rows: Any, *, at: Any = None, status: bool = False
     ) -> pa.Table:
         """One feature vector per row, in order, as of `at`: an aware datetime, one time per row, or None for now."""
+        known = self._service(service)
         table = in_memory(rows)
-        return get_features(self.online, self._service(service), table, _instants(at, table.num_rows), status=status)
+        if not table.num_rows:
+            table = pa.table({name: pa.nulls(0) for name in [*known.keys, *known.request]})
+        return get_features(self.online, known, table, _instants(at, table.num_rows), status=status)
 
     def verify(
         self,

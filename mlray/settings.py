@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        under = self.lake.rstrip("/")
+        under = self.lake.removeprefix("file://").rstrip("/")
         for name, default in (
             ("online", f"lmdb://{under}/_mlray/online"),
             ("artifacts", f"{under}/_mlray/artifacts"),
@@ -72,6 +72,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def _absolute(name: str, value: str) -> str:
     """A local path made absolute; URLs of elsewhere as they are."""
+    value = value.removeprefix("file://")
     prefix = next((p for p in ("lmdb://", "sqlite:///") if value.startswith(p)), "")
     rest = value.removeprefix(prefix)
     if (not prefix and "://" in value) or (prefix and not rest) or Path(rest).is_absolute():

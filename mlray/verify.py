@@ -8,7 +8,6 @@ versions.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """cells = compared; stale: cells read beyond their view's watermark that differ, not counted as different."""
+    """cells = compared; stale: cells read beyond their view's watermark that differ, not counted as different;
+    skipped: what was not compared, and why.
+    """
 
     service: str
     rows: int
@@ -58,10 +59,11 @@ class Verification:
     stale: int
     seconds: float
     differences: tuple[Difference, ...] = field(default=(), repr=False)
+    skipped: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.different == 0
+        return self.different == 0 and self.cells > 0
 
 
 def verify(
@@ -82,8 +84,11 @@ def verify(
     started = clock()
     chosen = evenly(_rows_of(spine, lake), timestamp, rows)
     results = [_replayed(service, replay(), lake, chosen, timestamp)]
-    with suppress(NotMaterialized):  # nothing is in use yet
+    skipped = []
+    try:
         results.append(_live(service, store, lake, chosen, timestamp))
+    except NotMaterialized as error:
+        skipped.append(f"the online store in use: {error}")
     different = [d for result in results for d in result[2]]
     return Verification(
         service.name,
@@ -93,6 +98,7 @@ def verify(
         sum(r[4] for r in results),
         clock() - started,
         tuple(different[:_SHOWN]),
+        tuple(skipped),
     )
 
 

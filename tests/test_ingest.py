@@ -1,5 +1,6 @@
 """Delta first, then online: what happens between the two, and beside them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 import mlray as ml
+from mlray.features import rows as rows_module
 from mlray.offline import delta
+from mlray.online import state
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -134,3 +137,51 @@ def test_a_load_that_asks_for_an_earlier_time_reaches_back_to_it(platform: ml.Pl
         platform.get_features(recent, [{"user_id": 7}], at=NOON + HOUR)
     platform.materialize(recent, until=NOON + HOUR)
     assert platform.get_features(recent, [{"user_id": 7}], at=NOON + HOUR)["count_1d"].to_pylist() == [1]
+
+
+def test_batches_of_several_threads_are_all_there(platform: ml.Platform) -> None:
+    def push(thread: int) -> int:
+        made = [platform.ingest("payments", rows(1, at=NOON + HOUR), idempotency_key=f"{thread}-{i}") for i in range(5)]
+        return sum(one.rows for one in made)
+
+    with ThreadPoolExecutor(4) as threads:
+        sent = sum(threads.map(push, range(4)))
+    stored = DeltaTable(table(platform)).to_pyarrow_table().num_rows
+    platform.ingest("payments", rows(1, at=NOON + HOUR))
+    assert (stored, total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"]) == (sent + 1, sent + 2)
+
+
+def test_while_a_load_goes_on_no_answer_is_given_that_it_may_have_trimmed(platform: ml.Platform) -> None:
+    day = ml.FeatureView("day", entity=user, source=payments, features=[ml.Count(windows=[ml.days(1)])])
+    recent = ml.FeatureService("recent", features=[day])
+    platform.materialize(recent, until=NOON + HOUR)
+    stopped = CutOff(platform.online, after=2)
+    events = rows_module.events(day, pa.concat_tables([rows(1), rows(2, at=NOON + 50 * 24 * HOUR)]))
+    with pytest.raises(Cut):
+        state.load(stopped, day, events, version=1, until=_us(NOON + 50 * 24 * HOUR), history=0)
+    with pytest.raises(ml.MlrayError, match=r"answers exactly only from 2026-04-20"):
+        platform.get_features(recent, [{"user_id": 7}], at=NOON + HOUR)
+
+
+class Cut(Exception):
+    """Where a process died."""
+
+
+class CutOff:
+    """A real store whose process dies before its n-th write."""
+
+    def __init__(self, store: Any, after: int) -> None:
+        self.store, self.left = store, after
+
+    def write(self, *arguments: Any, **named: Any) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise Cut
+        return int(self.store.write(*arguments, **named))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def _us(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000)

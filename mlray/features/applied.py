@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from obstore.store import from_url
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
 
-from mlray.errors import DefinitionError, UnknownName
+from mlray.errors import ConfigError, DefinitionError, UnknownName
 from mlray.features.catalog import service_from_text, service_hash, service_text, view_hash
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
@@ -36,10 +37,11 @@ class Applied:
     """The services in force in one lake."""
 
     def __init__(self, lake: str) -> None:
-        if "://" not in lake:
-            Path(lake, _ROOT).mkdir(parents=True, exist_ok=True)
-        url = f"{lake.rstrip('/')}/{_ROOT}" if "://" in lake else f"file://{Path(lake, _ROOT).absolute()}"
-        self._store: Any = from_url(url)
+        self._store: Any
+        if "://" in lake:
+            self._store = from_url(f"{lake.rstrip('/')}/{_ROOT}")
+        else:
+            self._store = _local(lake)
 
     def apply(self, service: FeatureService) -> Diff:
         """Puts the service in force."""
@@ -91,6 +93,13 @@ class Applied:
 
     def _read(self, path: str) -> str:
         return bytes(self._store.get(path).bytes()).decode()
+
+
+def _local(lake: str) -> LocalStore:
+    try:
+        return LocalStore(Path(lake, _ROOT).absolute(), mkdir=True)
+    except (OSError, BaseError) as error:
+        raise ConfigError(f"lake='{lake}': nothing can be written there: {error}; name a folder of yours") from error
 
 
 def changed_views(before: FeatureService, after: FeatureService) -> list[str]:

@@ -46,6 +46,8 @@ def key_type(kind: pa.DataType, who: str) -> pa.DataType:
 
 def check_same_family(left: pa.DataType, right: pa.DataType, who: str) -> None:
     """SchemaError where keys of the two types can never be equal; an all-null column fits any."""
+    if pa.types.is_decimal(left) and pa.types.is_decimal(right):
+        return
     if left != right and not pa.types.is_null(left) and not pa.types.is_null(right):
         raise SchemaError(
             f"{who}: the key is {left} in the spine and {right} in the source; cast one to the other's type"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -12,6 +13,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
 from mlray.features.types import microseconds_of
+
+_COMMIT = "mlray.commit"
+"""Names a commit in its own metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,23 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
             return None
         rows = conformed(rows, pa.schema(table.schema().to_arrow()), who)
     marks = [Transaction(transaction, 1)] if transaction else []
+    name = uuid4().hex
+    properties = CommitProperties(app_transactions=marks, custom_metadata={_COMMIT: name})
     try:
-        write_deltalake(path, rows, mode="append", commit_properties=CommitProperties(app_transactions=marks))
+        write_deltalake(path, rows, mode="append", commit_properties=properties)
     except CommitFailedError as error:
         raise Conflict(f"{who}: another writer changed {path} at the same time; try again: {error}") from error
-    return _open(path, who, None).version()
+    return _version_of(path, name)
+
+
+def _version_of(path: str, commit_name: str) -> int:
+    """The version of the commit of that name; others may have been added since."""
+    table = _open(path, path, None)
+    for limit in (20, None):
+        for entry in table.history(limit):
+            if entry.get(_COMMIT) == commit_name:
+                return int(entry["version"])
+    raise MlrayError(f"the commit {commit_name} is not in the log of {path}; was the log cleaned meanwhile?")
 
 
 @contextmanager

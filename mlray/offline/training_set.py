@@ -4,15 +4,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
 import ray.data
 from deltalake import write_deltalake
+from deltalake.exceptions import DeltaError
 
-from mlray._ray_compat import mlray_errors
-from mlray.errors import Conflict
+from mlray._ray_compat import mlray_errors, raised_in
+from mlray.errors import Conflict, MlrayError
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
@@ -100,16 +102,22 @@ class TrainingSet:
 
         return pl.DataFrame(pl.from_arrow(self.to_arrow()))
 
-    def write_delta(self, path: str) -> int:
+    def write_delta(self, path: str | Path) -> int:
         """Writes a new Delta table in one commit, block by block; gives the number of rows.
 
         Conflict where there is one already.
         """
+        path = str(path)
         if delta.exists(path):
             raise Conflict(f"there is a Delta table at {path} already; write to another path, or remove it first")
         reader = pa.RecordBatchReader.from_batches(self.schema, self._batches())
-        with mlray_errors(), delta.nothing_left(path):
-            write_deltalake(path, reader, mode="error")
+        try:
+            with delta.nothing_left(path):
+                write_deltalake(path, reader, mode="error")
+        except DeltaError as error:  # what a task raised comes through as text
+            raise raised_in(str(error)) or MlrayError(
+                f"the training set cannot be written to {path}: {error}"
+            ) from error
         return self.count()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:

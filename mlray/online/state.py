@@ -102,6 +102,8 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
     rows = _needed(view, events.filter(pc.less_equal(events.column(TS), until)), since)
     name, written = space(view), Written(0, 0, 0)
     retyped = old.schema != schema_text(events.schema)
+    if old.version >= 0:  # from here on until the last write, a read must not ask before either reach
+        _record(store, name, replace(old, reach=_later_of(old.reach, _reach(view, since))))
     keys: set[bytes] = set()
     last: list[Cell] = []
     for cells, count in _cells(view, rows, BASE, version, until):
@@ -152,9 +154,10 @@ def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
         return Written(0, 0, 0)
     state = open_state(store, view, events.schema)
     newest = pc.max(events.column(TS)).as_py() if view.source.timestamp else None
-    if not state.gap and newest is not None:
+    follows = version <= state.applied + 1  # else a batch before it is still on its way, or lost and to be repaired
+    if follows and not state.gap and newest is not None:
         state = replace(state, watermark=max(newest, state.watermark if state.watermark is not None else newest))
-    state = replace(state, applied=max(version, state.applied))
+    state = replace(state, applied=max(version, state.applied) if follows else state.applied)
     slot = _BATCH + version.to_bytes(8, "big")
     cells = [cell for part, _ in _cells(view, events, slot, version, EARLIEST) for cell in part]
     store.write(space(view), cells, state=json.dumps(asdict(state)).encode())
@@ -163,8 +166,17 @@ def push(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
 
 def leave_gap(store: OnlineStore, view: FeatureView, version: int) -> None:
     """Notes that commit `version` changed rows in a way that only a load can follow: the watermark stays from here."""
-    state = replace(state_of(store, view), applied=version, gap=True)
-    store.write(space(view), (), state=json.dumps(asdict(state)).encode())
+    _record(store, space(view), replace(state_of(store, view), applied=version, gap=True))
+
+
+def _record(store: OnlineStore, name: str, state: ViewState) -> None:
+    store.write(name, (), state=json.dumps(asdict(state)).encode())
+
+
+def _later_of(one: int | None, other: int | None) -> int | None:
+    """Of two reaches the one from which both hold; None holds from the beginning."""
+    known = [reach for reach in (one, other) if reach is not None]
+    return max(known) if known else None
 
 
 def current(cells: Sequence[Cell], schema: pa.Schema) -> list[pa.RecordBatch]:
