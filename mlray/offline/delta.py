@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from obstore.store import LocalStore, from_url
 
 from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
 from mlray.features.types import microseconds_of
@@ -62,8 +64,8 @@ def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
     """The given columns of the rows that commit `version` added: none for one that only rewrote files; None where it
     changed or removed rows.
     """
-    opened, commits = _open(path, path, version), _open(path, path, None).history()  # of an older version it miscounts
-    if any(c["version"] == version and c.get("operation") == "OPTIMIZE" for c in commits):
+    opened = _open(path, path, version)
+    if '"operation":"OPTIMIZE"' in _log_entry(path, version):
         return pa.schema(opened.schema().to_arrow()).empty_table().select(columns)
     after, before = set(opened.file_uris()), set()
     if version:
@@ -97,17 +99,24 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
         write_deltalake(path, rows, mode="append", commit_properties=properties)
     except CommitFailedError as error:
         raise Conflict(f"{who}: another writer changed {path} at the same time; try again: {error}") from error
-    return _version_of(path, name)
+    return _version_of(path, name, _open(path, who, None).version())
 
 
-def _version_of(path: str, commit_name: str) -> int:
-    """The version of the commit of that name; others may have been added since."""
-    table = _open(path, path, None)
-    for limit in (20, None):
-        for entry in table.history(limit):
-            if entry.get(_COMMIT) == commit_name:
-                return int(entry["version"])
+def _version_of(path: str, commit_name: str, newest: int) -> int:
+    """The version of the commit of that name; others may have been added since.
+
+    `DeltaTable.history` counts back from the version it was opened at, and so miscounts when others commit meanwhile.
+    """
+    for version in range(newest, -1, -1):
+        if commit_name in _log_entry(path, version):
+            return version
     raise MlrayError(f"the commit {commit_name} is not in the log of {path}; was the log cleaned meanwhile?")
+
+
+def _log_entry(path: str, version: int) -> str:
+    """The text of one commit."""
+    store: Any = from_url(path) if "://" in path else LocalStore(Path(path).absolute())
+    return bytes(store.get(f"_delta_log/{version:020}.json").bytes()).decode()
 
 
 @contextmanager
