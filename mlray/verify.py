@@ -59,7 +59,7 @@ class Verification:
     stale: int
     seconds: float
     differences: tuple[Difference, ...] = field(default=(), repr=False)
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def ok(self) -> bool:
