@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 RESULT_FILE = "result.json"
 """In a run's folder, beside what the training keeps there: the finished run."""
+
+_NOT_THE_RESULT = ("storage", "run", "max_failures", "cpus_per_worker")
 
 
 def ingest_tables(recipe: Recipe, platform: Platform) -> dict[str, Ingested]:
@@ -61,8 +63,8 @@ def train_model(
 
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
-    identity = json.dumps(Trainer.Config.from_json(settings).identity(), sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{identity}{ts.fingerprint}".encode()).hexdigest()
+    plain = {k: v for k, v in Trainer.Config.from_json(settings).to_json().items() if k not in _NOT_THE_RESULT}
+    digest = hashlib.sha256(f"{json.dumps(plain, sort_keys=True)}{ts.fingerprint}".encode()).hexdigest()
     config = Trainer.Config.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
@@ -114,15 +116,13 @@ def materialize_service(
     progress: Callable[[Materialized], None] = lambda _: None,
 ) -> list[Materialized]:
     """Loads the online store as [online] says."""
-    history = timedelta(days=float(recipe.online.get("history_days", 0)))
-    return platform.materialize(recipe.service, until=until or recipe.until, history=history, progress=progress)
+    return platform.materialize(recipe.service, until=until or recipe.until, history=recipe.history, progress=progress)
 
 
 def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None) -> Verification:
     """The law, checked on rows of the recipe's spine, or on rows drawn from the tables where it has none."""
     spine = recipe.spine() if "spine" in recipe.recipe else None
-    count = rows or int(recipe.verify.get("rows", 1000))
-    return platform.verify(recipe.service, count, spine=spine, timestamp=recipe.timestamp)
+    return platform.verify(recipe.service, rows or recipe.verify_rows, spine=spine, timestamp=recipe.timestamp)
 
 
 def serve_model(recipe: Recipe, platform: Platform, *, model: str | None = None, port: int | None = None) -> "Running":

@@ -26,6 +26,7 @@ from mlray.offline.point_in_time import Join
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
 from mlray.online.retrieval import get_features
+from mlray.online.state import has_state
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
 from mlray.settings import Settings
@@ -111,7 +112,8 @@ class Platform:
     def ingest(self, source: DeltaSource | str, rows: Any, *, idempotency_key: str | None = None) -> Ingested:
         """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""
         known = self.applied.source(source) if isinstance(source, str) else source
-        views = self.applied.views_of(known)
+        past = [view for view in self.applied.past_views_of(known) if has_state(self.online, view)]
+        views = [*self.applied.views_of(known), *past]
         return ingest(
             self.online,
             known,

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,19 @@ class Recipe:
     @property
     def until(self) -> datetime | None:
         """Up to when the online store is loaded; None: now."""
-        return self.online.get("until")
+        until = self.online.get("until")
+        if until is not None and not isinstance(until, datetime):
+            raise ConfigError(f"{self.path} [online] until={until!r} is no instant; write it as 2026-01-31T00:00:00Z")
+        return until
+
+    @property
+    def history(self) -> timedelta:
+        """From how long before `until` answers are exact."""
+        return timedelta(days=self._number("online", self.online, "history_days", 0))
+
+    @property
+    def verify_rows(self) -> int:
+        return int(self._number("verify", self.verify, "rows", 1000))
 
     def tables(self) -> dict[str, pa.Table]:
         """The rows to ingest, by source name."""
@@ -98,6 +110,12 @@ class Recipe:
         spine = self._function("spine")(**self.recipe.get("options", {}))
         where = self.recipe.get("where")
         return spine.filter(predicate(spine, where, f"{self.path} [recipe]")) if where else spine
+
+    def _number(self, section: str, table: Mapping[str, Any], key: str, otherwise: float) -> float:
+        value = table.get(key, otherwise)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{self.path} [{section}] {key}={value!r} is no number")
+        return value
 
     def _service(self, key: str) -> FeatureService:
         found = self._attribute(key)

@@ -185,3 +185,10 @@ class CutOff:
 
 def _us(moment: datetime) -> int:
     return int(moment.timestamp() * 1_000_000)
+
+
+def test_a_view_that_was_changed_is_still_fed_as_it_was_for_the_models_that_read_it(platform: ml.Platform) -> None:
+    changed = ml.FeatureView("paid", entity=user, source=payments, features=[ml.Count(windows=[ml.lifetime])])
+    platform.apply(ml.FeatureService("service", features=[changed]))
+    platform.ingest("payments", rows(10, at=NOON + HOUR))
+    assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 11

@@ -37,6 +37,7 @@ class Applied:
     """The services in force in one lake."""
 
     def __init__(self, lake: str) -> None:
+        self._known: dict[str, FeatureService] = {}
         self._store: Any
         if "://" in lake:
             self._store = from_url(f"{lake.rstrip('/')}/{_ROOT}")
@@ -62,7 +63,7 @@ class Applied:
         if name not in self.names():
             raise UnknownName.of("applied feature service", name, self.names())
         digest = self._read(f"services/{name}/current")
-        return service_from_text(self._read(f"services/{name}/{digest}.json"))
+        return self._stored(f"services/{name}/{digest}.json")
 
     def source(self, name: str) -> DeltaSource:
         """The source of this name that some service in force reads; UnknownName where none does."""
@@ -76,6 +77,21 @@ class Applied:
         mine = (source.name, source.path)
         views = {view_hash(v): v for s in self._all() for v in s.views if (v.source.name, v.source.path) == mine}
         return list(views.values())
+
+    def past_views_of(self, source: DeltaSource) -> list[FeatureView]:
+        """The views over the source's table of definitions no longer in force: models may still read them."""
+        paths = [entry["path"] for batch in self._store.list("services/") for entry in batch]
+        services = [self._stored(path) for path in paths if path.endswith(".json")]
+        now = {view_hash(view) for view in self.views_of(source)}
+        mine = (source.name, source.path)
+        views = {view_hash(v): v for s in services for v in s.views if (v.source.name, v.source.path) == mine}
+        return [view for digest, view in views.items() if digest not in now]
+
+    def _stored(self, path: str) -> FeatureService:
+        """A definition by its content's path, which never changes."""
+        if path not in self._known:
+            self._known[path] = service_from_text(self._read(path))
+        return self._known[path]
 
     def _check_tables(self, service: FeatureService) -> None:
         """A source's name stands for one table, in all services: rows are ingested by it."""

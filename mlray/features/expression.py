@@ -39,6 +39,10 @@ def parsed(sql: str, who: str) -> pl.Expr:
         expression = pl.sql_expr(sql)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         raise DefinitionError(f"{who}: {sql!r} is not row-level SQL (Polars' dialect): {error}") from error
+    if '"format":null' in expression.meta.serialize(format="json"):
+        raise DefinitionError(
+            f"{who}: {sql!r} guesses the format of a time from the first row it meets; name it: DATE(text, '%Y-%m-%d')"
+        )
     if expression.meta.has_multiple_outputs():
         raise DefinitionError(f"{who}: {sql!r} names several columns at once; name the one that is meant")
     if any(_MANY_ROWS.fullmatch(name) for name in _node_names(json.loads(expression.meta.serialize(format="json")))):

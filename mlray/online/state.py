@@ -69,6 +69,11 @@ def space(view: FeatureView) -> str:
     return f"{view.name}-{view_hash(view)[:32]}"
 
 
+def has_state(store: OnlineStore, view: FeatureView) -> bool:
+    """Whether the view, in this definition, was ever loaded or fed."""
+    return store.state(space(view)) is not None
+
+
 def state_of(store: OnlineStore, view: FeatureView) -> ViewState:
     """Raises NotMaterialized where there is none."""
     raw = store.state(space(view))

@@ -35,3 +35,9 @@ def test_sql_that_only_looks_suspicious_is_accepted(sql: str) -> None:
 
 def test_columns_are_named_by_first_mention() -> None:
     assert mentioned("b > 1 OR ab = 2 AND b < a", "spending") == ["b", "ab", "a"]
+
+
+def test_a_time_read_from_text_names_its_format_or_would_depend_on_the_first_row() -> None:
+    with pytest.raises(ml.MlrayError, match=r"guesses the format.*DATE\(text, '%Y-%m-%d'\)"):
+        parsed("DATE(bought_on)", "source s: select 'day'")
+    assert mentioned("DATE(bought_on, '%Y-%m-%d')", "source s: select 'day'") == ["bought_on"]
