@@ -15,7 +15,7 @@ from mlray.features.types import canonical_type, instant_type
 from mlray.offline import delta, fingerprint
 
 ROW = "__row"
-_ROWS_PER_BLOCK = 65_536
+_ROWS_PER_BLOCK = 32_768
 
 
 @dataclass(frozen=True, slots=True)
