@@ -15,6 +15,10 @@ _LOCAL_ENVIRONMENT = {
     "RAY_num_workers_soft_limit": "6",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the 30 s that Ray waits
+    # A worker that waits for its next task gives back what it freed: 40 MB less in each of a dozen processes.
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 _LOCAL_CPUS = 4
 """Logical CPUs at least: training workers, data tasks and replicas then never wait for each other on a small
