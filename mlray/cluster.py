@@ -12,7 +12,7 @@ NAMESPACE = "mlray"
 # Shuffle tasks run in worker pools of their own; a small node that keeps only one idle worker per CPU kills and
 # restarts Python processes at every shuffle (10,000 rows: 6-9 s instead of 0.5 s).
 _LOCAL_ENVIRONMENT = {
-    "RAY_num_workers_soft_limit": "6",
+    "RAY_num_workers_soft_limit": "10",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the 30 s that Ray waits
     # A worker that waits for its next task gives back what it freed: 40 MB less in each of a dozen processes.
