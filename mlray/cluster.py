@@ -20,7 +20,7 @@ _LOCAL_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-_LOCAL_CPUS = 4
+_LOCAL_CPUS = 3
 """Logical CPUs at least: training workers, data tasks and replicas then never wait for each other on a small
 machine.
 """
