@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from mlray.errors import SchemaError
 from mlray.features.rows import events, raw_columns
 from mlray.features.source import DeltaSource
 from mlray.features.types import INSTANT
@@ -37,11 +38,12 @@ def ingest(
     *,
     now: int,
     idempotency_key: str | None = None,
+    past: Sequence[FeatureView] = (),
 ) -> Ingested:
     """Appends rows to the source's table and pushes their events to its views.
 
     now: microseconds UTC, stamped as `known_at` where that column is absent. idempotency_key: scoped to the source; a
-    call with a used key adds nothing.
+    call with a used key adds nothing. past: views no longer in force, fed as long as the rows still fit them.
     """
     if not rows.num_rows:
         return Ingested(source.name, 0, None, ())
@@ -49,9 +51,10 @@ def ingest(
     rows = _stamped(source, rows, now)
     if delta.exists(path):
         rows = delta.conformed(rows, delta.table_at(path, who).schema, who)
+    for view in views:
+        state.check_schema(store, view, events(view, rows).schema)
+    views = [*views, *(view for view in past if _still_fits(store, view, rows))]
     batches = {view: events(view, rows) for view in views}
-    for view, batch in batches.items():
-        state.check_schema(store, view, batch.schema)
     repair(store, source, views, lake)
     transaction = f"{source.name}:{idempotency_key}" if idempotency_key is not None else None
     version = delta.append(path, rows, who, transaction)
@@ -85,6 +88,16 @@ def repair(store: OnlineStore, source: DeltaSource, views: Sequence[FeatureView]
             state.push(store, view, batch, version=version, whole=version == 0)
             pushed += 1
     return pushed
+
+
+def _still_fits(store: OnlineStore, view: FeatureView, rows: pa.Table) -> bool:
+    """Whether a view no longer in force can take the rows; where not, it is left with a gap and becomes stale."""
+    try:
+        state.check_schema(store, view, events(view, rows).schema)
+    except SchemaError:
+        state.leave_gap(store, view, state.applied(store, view, otherwise=-1))
+        return False
+    return True
 
 
 def _stamped(source: DeltaSource, rows: pa.Table, now: int) -> pa.Table:

@@ -113,7 +113,7 @@ class Platform:
         """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""
         known = self.applied.source(source) if isinstance(source, str) else source
         past = [view for view in self.applied.past_views_of(known) if has_state(self.online, view)]
-        views = [*self.applied.views_of(known), *past]
+        views = self.applied.views_of(known)
         return ingest(
             self.online,
             known,
@@ -122,6 +122,7 @@ class Platform:
             self.settings.lake,
             now=_us(_now()),
             idempotency_key=idempotency_key,
+            past=past,
         )
 
     def materialize(

@@ -192,3 +192,11 @@ def test_a_view_that_was_changed_is_still_fed_as_it_was_for_the_models_that_read
     platform.apply(ml.FeatureService("service", features=[changed]))
     platform.ingest("payments", rows(10, at=NOON + HOUR))
     assert total(platform, NOON + 2 * HOUR)["amount_sum_lifetime"] == 11
+
+
+def test_a_view_no_longer_in_force_that_the_rows_do_not_fit_goes_stale_and_stops_nobody(platform: ml.Platform) -> None:
+    changed = ml.FeatureView("paid", entity=user, source=payments, features=[ml.Count(windows=[ml.lifetime])])
+    platform.apply(ml.FeatureService("service", features=[changed]))
+    write_deltalake(table(platform), rows(1).drop_columns(["amount"]), mode="overwrite", schema_mode="overwrite")
+    assert platform.ingest("payments", rows(10, at=NOON + HOUR).drop_columns(["amount"])).rows == 1
+    assert total(platform, NOON + HOUR)["paid__status"] == "stale"
