@@ -6,8 +6,8 @@ event order and, per query, the half-open range [lo, hi) of them that its window
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from mlray.aggregation.window import Closed, Lifetime, Window, microseconds
 from mlray.errors import DefinitionError
 
 Ranges = NDArray[np.int64]
+Made = TypeVar("Made")
 ResultType = Literal["int64", "float64", "column", "sum"]
 """'column': a value of the input column, in its type; 'sum': int64 for integers and bool, else float64."""
 
@@ -27,11 +28,21 @@ class Values:
     """The usable values of a column in event order: no null, no NaN, no -0.0.
 
     `array`: float64, or int64 for integers, bool and every other ordered type coded so that codes order as values do.
+    A decimal is array * 10^-scale: int64, or Python integers where it has more than 18 digits.
     """
 
     name: str
-    kind: Literal["int", "float", "ordered"]
+    kind: Literal["int", "float", "decimal", "ordered"]
     array: NDArray[Any]
+    scale: int = 0
+    shared: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What several aggregates over these values need, made by the first of them."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        made: Made = self.shared[name]
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,11 @@ class Aggregate(ABC):
 
     @abstractmethod
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
-        """The aggregate of values[lo:hi] per query; 0 <= lo <= hi <= len(values.array)."""
+        """The aggregate of values[lo:hi] per range; 0 <= lo <= hi <= len(values.array).
+
+        Aggregates over the same column, condition and windows are given the same objects, so that they can share
+        what they compute.
+        """
 
 
 Kind = TypeVar("Kind", bound=Aggregate)
