@@ -22,48 +22,54 @@ _SAFE = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
-    """Sorted events: entity code >= 0, event time, and the half-open [known, replaced) in which each is current.
+class Axis:
+    """Entity codes and times on one int64 axis: code * stride + time since `first`.
 
-    `marks` orders rows by code and time in one int64: code * stride + time since the first one. Where that would not
-    fit, a time is its rank among the distinct `instants` instead.
+    Where that would not fit, a time is its rank among the distinct `instants` instead.
     """
 
-    codes: Ranges
-    times: Times
-    known: Times | None
-    replaced: Times | None
-    marks: Times
+    first: int
     stride: int
     instants: Times | None
 
     @classmethod
-    def of(cls, codes: Ranges, times: Times, known: Times | None = None, replaced: Times | None = None) -> "Timeline":
-        """From rows that are in order already."""
-        first, last = int(times.min(initial=0)), int(times.max(initial=0))
-        stride, instants = last - first + 2, None
-        if (int(codes.max(initial=0)) + 1) * stride > _SAFE:
-            instants = np.unique(times)
-            stride, offsets = len(instants) + 1, np.searchsorted(instants, times)
-        else:
-            offsets = times - first
-        return cls(codes, times, known, replaced, codes * stride + offsets, stride, instants)
+    def of(cls, codes: Ranges, times: Times) -> "Axis":
+        """The axis on which these rows find room."""
+        if not len(times):
+            return cls(0, 2, None)
+        first, last = int(times.min()), int(times.max())
+        if (int(codes.max()) + 1) * (last - first + 2) <= _SAFE:
+            return cls(first, last - first + 2, None)
+        instants = np.unique(times)
+        return cls(first, len(instants) + 1, instants)
+
+    def marks(self, codes: Ranges, bound: Times) -> Times:
+        """Where on the axis the first time >= bound of each code lies; of a row of the axis: its own place."""
+        if self.instants is not None:
+            return codes * self.stride + np.searchsorted(self.instants, bound)
+        offsets = np.clip(bound, self.first, self.first + self.stride - 1)
+        offsets -= self.first
+        offsets += codes * self.stride
+        return offsets
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Sorted events: their marks on the axis, and the half-open [known, replaced) in which each is current."""
+
+    axis: Axis
+    marks: Times
+    known: Times | None = None
+    replaced: Times | None = None
+
+    def __len__(self) -> int:
+        return len(self.marks)
 
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
         here = codes != NOWHERE
-        lo, hi = (
-            np.where(here, np.searchsorted(self.marks, codes * self.stride + self._offsets(bound)), 0)
-            for bound in (start, end)
-        )
+        lo, hi = (np.where(here, np.searchsorted(self.marks, self.axis.marks(codes, b)), 0) for b in (start, end))
         return lo, np.maximum(lo, hi)
-
-    def _offsets(self, bound: Times) -> Times:
-        """How far into a code's stride the first time >= bound lies."""
-        if self.instants is not None:
-            return np.searchsorted(self.instants, bound)
-        first = int(self.times.min(initial=0))
-        return np.clip(bound, first, first + self.stride - 1) - first
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""
@@ -77,6 +83,8 @@ class Timeline:
     def newest(self, lo: Ranges, hi: Ranges, q: Times) -> Ranges:
         """The last current row of each range, NOWHERE for none; steps back over hidden rows."""
         row = np.where(hi > lo, hi - 1, NOWHERE)
+        if self.known is None and self.replaced is None:
+            return row
         open_ = np.flatnonzero(row != NOWHERE)
         while len(open_):
             open_ = open_[~self.current(row[open_], q[open_])]
@@ -94,9 +102,9 @@ class Timeline:
         keep = self.current(index, q[hidden][query])
         index, length = index[keep], np.bincount(query[keep], minlength=len(hidden))
         lo, hi = lo.copy(), hi.copy()
-        hi[hidden] = len(self.times) + np.cumsum(length)
+        hi[hidden] = len(self) + np.cumsum(length)
         lo[hidden] = hi[hidden] - length
-        return np.concatenate((np.arange(len(self.times)), index)), lo, hi
+        return np.concatenate((np.arange(len(self)), index)), lo, hi
 
     def _meets_hidden(self, lo: Ranges, hi: Ranges, q: Times) -> NDArray[np.bool_]:
         met = np.zeros(len(lo), dtype=np.bool_)

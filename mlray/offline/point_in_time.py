@@ -17,7 +17,8 @@ import ray
 import ray.data
 
 from mlray.features import keys as typed_keys
-from mlray.features.evaluate import Events, Queries, evaluate, prepare, view_schema
+from mlray.features.evaluate import Queries, evaluate, view_schema
+from mlray.features.order import Events, prepare
 from mlray.features.rows import event_schema, events, raw_columns
 from mlray.features.service import FeatureService
 from mlray.features.types import instants

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from mlray.aggregation.window import Instants
 from mlray.errors import SchemaError, TimeError
 from mlray.features import keys as typed_keys
-from mlray.features.evaluate import Queries, evaluate, prepare
+from mlray.features.evaluate import Queries, evaluate
+from mlray.features.order import prepare
 from mlray.features.service import FeatureService
 from mlray.features.vector import assemble, request_fields
 from mlray.features.view import BoundView

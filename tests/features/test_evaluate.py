@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlray.aggregation.timeline import NOWHERE
-from mlray.features.evaluate import Queries, evaluate, prepare, view_schema
+from mlray.features.evaluate import Queries, evaluate, view_schema
+from mlray.features.order import prepare
 from mlray.features.rows import events
 from mlray.features.types import instants
 
