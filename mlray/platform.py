@@ -1,6 +1,6 @@
 """`Platform`: every verb in one place, wired and nothing more. What it does is callable from the packages below it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -95,9 +95,12 @@ class Platform:
         label: str | None = None,
         timestamp: str = "timestamp",
         join: Join = "auto",
-        versions: dict[str, int] | None = None,
+        versions: Mapping[str, int | datetime] | None = None,
     ) -> TrainingSet:
-        """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row."""
+        """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row.
+
+        versions: by source, the Delta version to read where not the newest: its number, or an aware datetime.
+        """
         self.join_ray()
         return training_set.build(
             self._service(service),

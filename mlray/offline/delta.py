@@ -3,7 +3,8 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,9 @@ from obstore.store import LocalStore, from_url
 
 from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
 from mlray.features.types import microseconds_of
+from mlray.offline import scan
+from mlray.offline.log import File as File
+from mlray.offline.log import check_supported, files_of, first_line, schema_of, version_as_of
 
 _COMMIT = "mlray.commit"
 """Names a commit in its own metadata."""
@@ -22,14 +26,22 @@ _COMMIT = "mlray.commit"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One version of a Delta table. `size` in bytes of its files."""
+    """One version of a Delta table.
+
+    rows: of the files whose log entries say so; size: bytes of its files; files: in order of their paths.
+    """
 
     path: str
     version: int
     schema: pa.Schema
     rows: int
     size: int
-    files: int
+    files: tuple[File, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Names the table in a message."""
+        return f"{self.path} version {self.version}"
 
 
 def resolve(lake: str, path: str) -> str:
@@ -42,44 +54,40 @@ def exists(path: str) -> bool:
     return bool(DeltaTable.is_deltatable(path))
 
 
-def table_at(path: str, who: str, version: int | None = None) -> Table:
-    """The table as of `version` (None: the newest). TableNotFound, or MlrayError for table features not supported."""
+def table_at(path: str, who: str, version: int | datetime | None = None) -> Table:
+    """The table as of a version, or of an aware datetime (None: the newest).
+
+    TableNotFound; TimeError for a naive datetime or one before the oldest version there is; MlrayError for table
+    features that are not supported.
+    """
+    if isinstance(version, datetime):
+        version = version_as_of(_open(path, who, None), _store(path), version, f"{who}: the Delta table at {path}")
     opened = _open(path, who, version)
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    rows = sum(n or 0 for n in actions.column("num_records").to_pylist()) if actions.num_rows else 0
-    size = sum(actions.column("size_bytes").to_pylist()) if actions.num_rows else 0
-    return Table(path, opened.version(), pa.schema(opened.schema().to_arrow()), rows, size, actions.num_rows)
+    check_supported(opened, f"{who}: the Delta table at {path} version {opened.version()}")
+    schema = schema_of(opened)
+    files = files_of(opened, path, schema)
+    rows, size = sum(file.rows or 0 for file in files), sum(file.size for file in files)
+    return Table(path, opened.version(), schema, rows, size, files)
 
 
 def read(path: str, version: int, columns: list[str], part: int = 0, parts: int = 1) -> pa.Table:
-    """The given columns of every `parts`-th file from file `part` on, in order of the files' names."""
-    dataset = _open(path, path, version).to_pyarrow_dataset()
-    fragments = sorted(dataset.get_fragments(), key=lambda f: f.path)[part::parts]
-    schema = pa.schema([dataset.schema.field(c) for c in columns])
-    tables = [f.to_table(columns=columns, schema=dataset.schema) for f in fragments]
-    return pa.concat_tables([schema.empty_table(), *tables])
+    """The given columns of every `parts`-th file from file `part` on, in order of the files' paths."""
+    table = table_at(path, path, version)
+    return scan.read(table.files[part::parts], table.schema, columns, table.name)
 
 
 def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
     """The given columns of the rows that commit `version` added: none for one that only rewrote files; None where it
     changed or removed rows.
     """
-    opened = _open(path, path, version)
+    table = table_at(path, path, version)
     if '"operation":"OPTIMIZE"' in _log_entry(path, version):
-        return pa.schema(opened.schema().to_arrow()).empty_table().select(columns)
-    after, before = set(opened.file_uris()), set()
-    if version:
-        before = set(_open(path, path, version - 1).file_uris())
-    if before - after:
+        return scan.read((), table.schema, columns, table.name)
+    before = set(table_at(path, path, version - 1).files) if version else set()
+    if before - set(table.files):
         return None
-    dataset = _open(path, path, version).to_pyarrow_dataset()
-    added = {uri.rpartition("/")[2] for uri in after - before}
-    tables = [
-        f.to_table(columns=columns, schema=dataset.schema)
-        for f in dataset.get_fragments()
-        if f.path.rpartition("/")[2] in added
-    ]
-    return pa.concat_tables([pa.schema([dataset.schema.field(c) for c in columns]).empty_table(), *tables])
+    added = [file for file in table.files if file not in before]
+    return scan.read(added, table.schema, columns, table.name)
 
 
 def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) -> int | None:
@@ -115,8 +123,11 @@ def _version_of(path: str, commit_name: str, newest: int) -> int:
 
 def _log_entry(path: str, version: int) -> str:
     """The text of one commit."""
-    store: Any = from_url(path) if "://" in path else LocalStore(Path(path).absolute())
-    return bytes(store.get(f"_delta_log/{version:020}.json").bytes()).decode()
+    return bytes(_store(path).get(f"_delta_log/{version:020}.json").bytes()).decode()
+
+
+def _store(path: str) -> Any:
+    return from_url(path) if "://" in path else LocalStore(Path(path).absolute())
 
 
 @contextmanager
@@ -139,7 +150,7 @@ def _open(path: str, who: str, version: int | None) -> DeltaTable:
             f"{who}: there is no Delta table at {path}; check `path` and the lake, or write the table first"
         ) from error
     except DeltaError as error:
-        raise MlrayError(f"{who}: the Delta table at {path} cannot be read: {error}") from error
+        raise MlrayError(f"{who}: the Delta table at {path} cannot be read: {first_line(error)}") from error
 
 
 def conformed(rows: pa.Table, schema: pa.Schema, who: str) -> pa.Table:

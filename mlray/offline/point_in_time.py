@@ -152,7 +152,7 @@ def _shuffled(dataset: Any, schema: pa.Schema, read: Read, timestamp: str) -> tu
     left = dataset.map_batches(
         tag_spine, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"bound": read.bound, "schema": both}
     )
-    parts = max(read.table.files, 1)
+    parts = max(len(read.table.files), 1)
     tagged: Any = tag_events  # Ray's annotation of a function has no place for fn_kwargs
     right = ray.data.range(parts, override_num_blocks=parts).map_batches(
         tagged,

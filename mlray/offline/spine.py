@@ -12,7 +12,7 @@ import ray.data
 from mlray.errors import DefinitionError, SchemaError
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type
-from mlray.offline import delta, fingerprint
+from mlray.offline import delta, fingerprint, scan
 
 ROW = "__row"
 _ROWS_PER_BLOCK = 32_768
@@ -34,8 +34,8 @@ def spine_of(spine: Any, lake: str, rows_per_block: int = _ROWS_PER_BLOCK) -> Sp
     if isinstance(spine, str | Path):
         table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
         refs: list[Any] = [
-            _read.remote(table.path, table.version, table.schema.names, i, table.files)
-            for i in range(max(table.files, 1))
+            _read.remote(table.files[i : i + 1], table.schema, f"spine {table.name}")
+            for i in range(max(len(table.files), 1))
         ]
         return _numbered(ray.data.from_arrow_refs(refs), f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
@@ -129,8 +129,8 @@ def _with_positions(table: pa.Table, offset: int) -> pa.Table:
 
 
 @ray.remote(num_cpus=1)
-def _read(path: str, version: int, columns: list[str], part: int, parts: int) -> pa.Table:
-    return delta.read(path, version, columns, part, max(parts, 1))
+def _read(files: Sequence[delta.File], schema: pa.Schema, who: str) -> pa.Table:
+    return scan.read(files, schema, schema.names, who)
 
 
 @ray.remote(num_cpus=1)

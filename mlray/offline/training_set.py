@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class TrainingSet:
         for read in self.reads:
             lines.append(
                 f"  {read.view.name}: {read.join} of {read.view.source.name} version {read.table.version}"
-                f" ({read.table.rows:,} rows, {read.table.files} files); {read.reason}"
+                f" ({read.table.rows:,} rows, {len(read.table.files)} files); {read.reason}"
             )
         return "\n".join(lines)
 
@@ -136,11 +137,11 @@ def build(
     label: str | None,
     timestamp: str,
     join: Join = "auto",
-    versions: dict[str, int] | None = None,
+    versions: Mapping[str, int | datetime] | None = None,
 ) -> TrainingSet:
     """Plans the training set and pins every source's version; nothing but the spine is read yet.
 
-    versions: the Delta version of a source where not the newest.
+    versions: the Delta version of a source where not the newest: its number, or an aware datetime.
     """
     tables = source_tables(service, lake, versions or {})
     views = {view.name: view_schema(view, tables[view.source.name].schema) for view in service.views}
@@ -163,8 +164,10 @@ def build(
     )
 
 
-def source_tables(service: FeatureService, lake: str, versions: dict[str, int] | None = None) -> dict[str, delta.Table]:
-    """Each source's table by name, at the given version or the newest."""
+def source_tables(
+    service: FeatureService, lake: str, versions: Mapping[str, int | datetime] | None = None
+) -> dict[str, delta.Table]:
+    """Each source's table by name, at the given version (see `delta.table_at`) or the newest."""
     return {
         source.name: delta.table_at(
             delta.resolve(lake, source.path), f"source {source.name}", (versions or {}).get(source.name)
