@@ -143,13 +143,22 @@ def nothing_left(path: str) -> Iterator[None]:
 
 
 def _open(path: str, who: str, version: int | None) -> DeltaTable:
+    if version is not None and version < 0:
+        raise MlrayError(f"{who}: version {version} of the Delta table at {path}: versions count from 0")
     try:
         return DeltaTable(path, version=version)
-    except TableNotFoundError as error:
-        raise TableNotFound(
-            f"{who}: there is no Delta table at {path}; check `path` and the lake, or write the table first"
-        ) from error
     except DeltaError as error:
+        if version is not None and exists(path):
+            newest = _open(path, who, None).version()
+            cleaned = ", and the log of older ones is cleaned after a while" if version <= newest else ""
+            raise MlrayError(
+                f"{who}: there is no version {version} of the Delta table at {path}: the newest is {newest}{cleaned} "
+                f"({first_line(error)})"
+            ) from error
+        if isinstance(error, TableNotFoundError):
+            raise TableNotFound(
+                f"{who}: there is no Delta table at {path}; check `path` and the lake, or write the table first"
+            ) from error
         raise MlrayError(f"{who}: the Delta table at {path} cannot be read: {first_line(error)}") from error
 
 

@@ -30,6 +30,8 @@ _EXACT_DIGITS = 15
 _HARMLESS = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "typeWidening", "typeWidening-preview"}
 _WHERE_USED = {"columnMapping", "deletionVectors"}
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
+_ESCAPED = re.compile(rb"\\u00([0-9A-Fa-f]{2})")
+_ESCAPES = re.compile(rb"(\\u00[0-9A-Fa-f]{2})*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
 
@@ -62,7 +64,7 @@ def files_of(opened: DeltaTable, root: str, schema: pa.Schema) -> tuple[File, ..
     """The files of the table at `root`, in order of their names."""
     actions = pa.table(opened.get_add_actions())
     count = actions.num_rows
-    partitions = _by_row(actions.column("partition"), count) if "partition" in actions.column_names else [{}] * count
+    partitions = _partitions(actions) if "partition" in actions.column_names else [{}] * count
     lows, highs = (_statistics(actions, side, schema) for side in ("min", "max"))
     root = root.rstrip("/") if _URL.match(root) else str(Path(root).absolute())
     paths = [_located(root, path) for path in actions.column("path").to_pylist()]
@@ -202,10 +204,18 @@ def _after(prefix: str) -> str | None:
     return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
-def _by_row(column: pa.ChunkedArray, count: int) -> list[dict[str, Any]]:
-    struct = column.combine_chunks()
+def _partitions(actions: pa.Table) -> list[dict[str, Any]]:
+    """Per file the value of every partition column."""
+    struct = actions.column("partition").combine_chunks()
     columns = {f.name: _plain(struct.field(f.name)) for f in struct.type}
-    return [{name: cells[i] for name, cells in columns.items()} for i in range(count)]
+    for name in (f.name for f in struct.type if pa.types.is_binary(f.type)):
+        columns[name] = [None if cell is None else _unescaped(cell) for cell in columns[name]]
+    return [{name: cells[i] for name, cells in columns.items()} for i in range(actions.num_rows)]
+
+
+def _unescaped(cell: bytes) -> bytes:
+    """Delta writes a binary partition value as \\u0001\\u00ff...; delta-rs hands that text over as it is."""
+    return bytes(int(code, 16) for code in _ESCAPED.findall(cell)) if re.fullmatch(_ESCAPES, cell) else cell
 
 
 def _plain(array: pa.Array) -> list[Any]:

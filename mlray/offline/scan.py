@@ -33,7 +33,10 @@ def read(
         if name not in schema.names:
             raise SchemaError.missing_column(who, name, "the table", schema.names)
     wanted = pa.schema([schema.field(name) for name in columns])
-    return pa.concat_tables([wanted.empty_table(), *(_read(file, wanted, who, within) for file in files)])
+    tables = [_read(file, wanted, who, within) for file in files]
+    if not columns:  # the only thing a table without columns has is its length, and concatenation forgets it
+        return pa.table({"": pa.nulls(sum(table.num_rows for table in tables))}).select([])
+    return pa.concat_tables([wanted.empty_table(), *tables])
 
 
 def pruned(files: Sequence[File], column: str, low: Any, high: Any) -> tuple[File, ...]:
@@ -66,11 +69,12 @@ def _read(file: File, wanted: pa.Schema, who: str, within: Within | None) -> pa.
     try:
         with _opened(file.path) as source:
             groups = _groups(source, within)
-            there = [n for n in wanted.names if n in source.schema_arrow.names and n not in partition]
+            names = set(source.schema_arrow.names)
+            there = [n for n in wanted.names if n in names and n not in partition]
             rows = source.read_row_groups(groups, columns=there, use_threads=False)
     except FileNotFoundError as error:
         raise MlrayError(
-            f"{who}: the file {file.path} is in the table's log but not on disk; was it removed by hand, or by a "
+            f"{who}: the file {file.path} is in the table's log but not there; was it removed by hand, or by a "
             "vacuum that did not keep this version? Read a newer version, or restore the file"
         ) from error
     except (pa.ArrowInvalid, OSError) as error:
