@@ -1,9 +1,14 @@
 """What of Ray is not plain public API, in one place; a test imports every symbol."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import pyarrow as pa
+import ray.data
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
 from ray.exceptions import RayError, RayTaskError
 
 from mlray import errors
@@ -11,6 +16,48 @@ from mlray.errors import MlrayError
 
 # Ray Data wraps what a task raises and loses it on the way to the driver; its text is left in the traceback.
 _RAISED = re.compile(r"^mlray\.errors\.(\w+): (.*?)(?=\n\n[A-Z]|\n\Z|\Z)", re.DOTALL | re.MULTILINE)
+
+
+Tasks = Sequence[tuple[Callable[[], Iterable[pa.Table]], int]]
+"""Functions without arguments that give blocks, and how many rows each gives."""
+
+
+def dataset_of(tasks: Tasks, schema: pa.Schema) -> Any:
+    """The lazy ray.data.Dataset of what the tasks give, one read task each, on one CPU."""
+    return ray.data.read_datasource(_Parts(tasks, schema), num_cpus=1, override_num_blocks=len(tasks))
+
+
+class _Parts(Datasource):
+    """Read tasks that are given, not listed."""
+
+    def __init__(self, tasks: Tasks, schema: pa.Schema) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tasks, self._schema = tasks, schema
+
+    def get_name(self) -> str:
+        return "PointInTimeJoin"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(map(self._size, (rows for _, rows in self._tasks)))
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                function,
+                BlockMetadata(num_rows=rows, size_bytes=self._size(rows), input_files=None, exec_stats=None),
+                schema=self._schema,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for function, rows in self._tasks
+        ]
+
+    def _size(self, rows: int) -> int:
+        return 8 * rows * len(self._schema)
 
 
 @contextmanager

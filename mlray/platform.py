@@ -22,7 +22,7 @@ from mlray.features.types import INSTANT, instants
 from mlray.ingest import Ingested, ingest
 from mlray.materialize import Materialized, materialize
 from mlray.offline import delta, training_set
-from mlray.offline.point_in_time import Join
+from mlray.offline.plan import Strategy
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
 from mlray.online.retrieval import get_features
@@ -94,7 +94,7 @@ class Platform:
         *,
         label: str | None = None,
         timestamp: str = "timestamp",
-        join: Join = "auto",
+        join: Strategy = "auto",
         versions: Mapping[str, int | datetime] | None = None,
     ) -> TrainingSet:
         """The service's features as of each spine row's `timestamp`: a lazy Ray Dataset, one row per spine row.

@@ -1,46 +1,72 @@
-"""The spine in any form: a Ray Dataset of Arrow blocks with each row's position, checked against the service."""
+"""The spine in any form: blocks of Arrow in the object store, in order, checked against the service."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
 from mlray.errors import DefinitionError, SchemaError
 from mlray.features.service import FeatureService
-from mlray.features.types import canonical_type, instant_type
+from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
 
 ROW = "__row"
-_ROWS_PER_BLOCK = 32_768
+"""The position of a row in the spine, int64."""
+_FEWEST_ROWS, _MOST_ROWS = 32_768, 262_144
+"""Rows of a block of a spine in memory."""
+_BLOCKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of the spine, in the object store. offset: the position of the first."""
+
+    ref: Any
+    offset: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """dataset: the spine's columns and `__row`, its position; digest: of its rows, in order."""
+    """blocks: in order; schema: in canonical types; digest: of the rows in order; span: their earliest and latest
+    instant in microseconds (rounded down and up), None where there is none.
+    """
 
-    dataset: Any
+    blocks: tuple[Block, ...]
     schema: pa.Schema
-    rows: int
     digest: str
+    span: tuple[int, int] | None
     text: str
 
+    @property
+    def rows(self) -> int:
+        return sum(block.rows for block in self.blocks)
 
-def spine_of(spine: Any, lake: str, rows_per_block: int = _ROWS_PER_BLOCK) -> Spine:
-    """From Arrow, pandas, Polars, a Ray Dataset or the path of a Delta table (relative: under the lake)."""
+
+def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], None]) -> Spine:
+    """From Arrow, pandas, Polars, a Ray Dataset or the path of a Delta table (relative: under the lake).
+
+    fits: called with the schema before any row is looked at.
+    """
     if isinstance(spine, str | Path):
         table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
-        refs: list[Any] = [
-            _read.remote(table.files[i : i + 1], table.schema, f"spine {table.name}")
-            for i in range(max(len(table.files), 1))
-        ]
-        return _numbered(ray.data.from_arrow_refs(refs), f"{table.path} version {table.version}")
+        fits(_canonical(table.schema))
+        who = f"spine {table.name}"
+        refs: list[Any] = [_read.remote(part, table.schema, who) for part in _parts_of(table.files)]
+        return _described(_numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
-        return _numbered(spine, "a Ray Dataset")
-    return _from_table(in_memory(spine), rows_per_block)
+        refs = spine.materialize().to_arrow_refs()
+        schema = _unified(ray.get([_schema.remote(ref) for ref in refs]))
+        fits(schema)
+        return _described(_numbered(refs), schema, timestamp, "a Ray Dataset")
+    rows = in_memory(spine)
+    fits(_canonical(rows.schema))
+    return _described(_cut(rows), rows.schema, timestamp, f"{rows.num_rows} rows in memory")
 
 
 def in_memory(rows: Any) -> pa.Table:
@@ -81,6 +107,17 @@ def check(service: FeatureService, schema: pa.Schema, timestamp: str, label: str
             raise DefinitionError(f"spine column '{name}': names that start with '__' are reserved")
 
 
+def placed(rows: pa.Table, schema: pa.Schema, offset: int) -> pa.Table:
+    """A block in the spine's schema, with `__row`."""
+    positions = pa.array(np.arange(offset, offset + rows.num_rows, dtype=np.int64))
+    return in_schema(rows, schema).append_column(ROW, positions)
+
+
+def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in these columns and types."""
+    return rows if rows.schema.equals(schema) else rows.select(schema.names).cast(schema)
+
+
 def _from_dicts(rows: Sequence[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
@@ -94,26 +131,37 @@ def _column(name: str, cells: list[Any]) -> pa.Array:
         raise SchemaError(f"column '{name}' of the rows holds values of different types: {error}") from error
 
 
-def _from_table(table: pa.Table, rows_per_block: int) -> Spine:
-    table = table.cast(pa.schema([pa.field(f.name, canonical_type(f.type)) for f in table.schema]))
-    plain = fingerprint.combined([fingerprint.digest(table)], table.schema)
-    blocks = [
-        _with_positions(table.slice(i, rows_per_block), i) for i in range(0, max(table.num_rows, 1), rows_per_block)
-    ]
-    text = f"{table.num_rows} rows in memory"
-    return Spine(ray.data.from_arrow(blocks), table.schema, table.num_rows, plain, text)
+def _cut(rows: pa.Table) -> list[Block]:
+    size = min(max(-(-rows.num_rows // _BLOCKS), _FEWEST_ROWS), _MOST_ROWS)
+    starts = range(0, max(rows.num_rows, 1), size)
+    return [Block(ray.put(part := rows.slice(i, size)), i, part.num_rows) for i in starts]
 
 
-def _numbered(dataset: Any, text: str) -> Spine:
-    """Positions need the sizes of all blocks before: the blocks stay in the object store, only counts come here."""
-    refs = dataset.materialize().to_arrow_refs()
-    schema = _unified(ray.get([_schema.remote(ref) for ref in refs]))
+def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
+    """Neighbouring files, together about as many rows as a block has; no files: one empty part."""
+    parts: list[list[delta.File]] = [[]]
+    for file in files:
+        held = sum(f.rows or _MOST_ROWS for f in parts[-1])
+        if parts[-1] and held + (file.rows or _MOST_ROWS) > _MOST_ROWS:
+            parts.append([])
+        parts[-1].append(file)
+    return [tuple(part) for part in parts]
+
+
+def _numbered(refs: Sequence[Any]) -> list[Block]:
+    """Positions need the sizes of all blocks before; the blocks stay where they are, only counts come here."""
     counts = ray.get([_count.remote(ref) for ref in refs])
-    offsets = [sum(counts[:i]) for i in range(len(counts))]
-    blocks: list[Any] = [_place.remote(ref, offset, schema) for ref, offset in zip(refs, offsets, strict=True)]
-    digests = ray.get([_digest.remote(ref, offset, schema) for ref, offset in zip(refs, offsets, strict=True)])
-    digest = fingerprint.combined(digests, schema)
-    return Spine(ray.data.from_arrow_refs(blocks), schema, sum(counts), digest, text)
+    ends = np.cumsum([0, *counts]).tolist()
+    return [Block(ref, ends[i], counts[i]) for i, ref in enumerate(refs)]
+
+
+def _described(blocks: Sequence[Block], given: pa.Schema, timestamp: str, text: str) -> Spine:
+    schema = _canonical(given)
+    facts = ray.get([_facts.remote(block.ref, block.offset, schema, timestamp) for block in blocks])
+    digest = fingerprint.combined([fact[0] for fact in facts], schema)
+    spans = [fact[1] for fact in facts if fact[1] is not None]
+    span = (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
+    return Spine(tuple(blocks), schema, digest, span, text)
 
 
 def _unified(schemas: list[pa.Schema]) -> pa.Schema:
@@ -124,34 +172,35 @@ def _unified(schemas: list[pa.Schema]) -> pa.Schema:
         raise SchemaError(f"the blocks of the spine have columns of different types: {error}") from error
 
 
-def _with_positions(table: pa.Table, offset: int) -> pa.Table:
-    return table.append_column(ROW, pa.array(range(offset, offset + table.num_rows), pa.int64()))
+def _canonical(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(f.name, canonical_type(f.type)) for f in schema])
 
 
-@ray.remote(num_cpus=1)
+def facts(rows: pa.Table, offset: int, timestamp: str) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """A block's digest, and its earliest and latest instant in microseconds."""
+    at = instants(rows.column(timestamp), f"spine column '{timestamp}'")
+    known = at.floor[at.valid], at.ceil[at.valid]
+    span = (int(known[0].min()), int(known[1].max())) if len(known[0]) else None
+    return fingerprint.digest(rows, offset), span
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
 def _read(files: Sequence[delta.File], schema: pa.Schema, who: str) -> pa.Table:
     return scan.read(files, schema, schema.names, who)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_retries=-1)
 def _schema(block: pa.Table) -> pa.Schema:
-    return _canonical(block).schema
+    return _canonical(block.schema)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_retries=-1)
 def _count(block: pa.Table) -> int:
     return int(block.num_rows)
 
 
-@ray.remote(num_cpus=1)
-def _place(block: pa.Table, offset: int, schema: pa.Schema) -> pa.Table:
-    return _with_positions(block.cast(schema), offset)
-
-
-@ray.remote(num_cpus=1)
-def _digest(block: pa.Table, offset: int, schema: pa.Schema) -> tuple[int, int]:
-    return fingerprint.digest(block.cast(schema), offset)
-
-
-def _canonical(block: pa.Table) -> pa.Table:
-    return block.cast(pa.schema([pa.field(f.name, canonical_type(f.type)) for f in block.schema]))
+@ray.remote(num_cpus=1, max_retries=-1)
+def _facts(
+    block: pa.Table, offset: int, schema: pa.Schema, timestamp: str
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    return facts(in_schema(block, schema), offset, timestamp)

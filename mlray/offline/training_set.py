@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,14 @@ from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
 from mlray._ray_compat import mlray_errors, raised_in
-from mlray.errors import Conflict, MlrayError
+from mlray.errors import Conflict, MlrayError, UnknownName
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
 from mlray.features.vector import vector_schema
 from mlray.offline import delta
-from mlray.offline.point_in_time import Join, Read, check_keys, joined, plan
+from mlray.offline.join import Join, check_keys
+from mlray.offline.plan import Strategy, explained, plan
 from mlray.offline.spine import ROW, Spine, check, spine_of
 
 if TYPE_CHECKING:
@@ -43,13 +44,22 @@ class TrainingSet:
     sources: dict[str, int]
     fingerprint: str
     spine: Spine
-    reads: Sequence[Read]
-    ordered: Any
+    join: Join = field(repr=False)
+    kept: Any = field(default=None, repr=False)
 
     @property
     def dataset(self) -> Any:
-        """The lazy ray.data.Dataset; its order is the spine's where every view is broadcast."""
+        """The lazy ray.data.Dataset, in any order of rows.
+
+        The rows of the spine, and the events of views that are shuffled, are moved into place here; they are joined
+        when the dataset is executed.
+        """
         return self.ordered.drop_columns([ROW])
+
+    @property
+    def ordered(self) -> Any:
+        """The same with `__row`, int64: the position of each row in the spine."""
+        return self.kept if self.kept is not None else self.join.dataset()
 
     @property
     def features(self) -> list[str]:
@@ -70,7 +80,7 @@ class TrainingSet:
     def cached(self) -> "TrainingSet":
         """The same training set, computed now and kept in the object store, which spills to disk."""
         with mlray_errors():
-            return replace(self, ordered=self.ordered.materialize())
+            return replace(self, kept=self.ordered.materialize())
 
     def count(self) -> int:
         """The number of spine rows."""
@@ -78,13 +88,8 @@ class TrainingSet:
 
     def explain(self) -> str:
         """How each view is joined, why, and what is read."""
-        lines = [f"training set of {self.service}: {self.spine.text}, {len(self.features)} features"]
-        for read in self.reads:
-            lines.append(
-                f"  {read.view.name}: {read.join} of {read.view.source.name} version {read.table.version}"
-                f" ({read.table.rows:,} rows, {len(read.table.files)} files); {read.reason}"
-            )
-        return "\n".join(lines)
+        head = f"training set of {self.service}: {self.spine.text}, {self.spine.rows:,} rows, "
+        return "\n".join([f"{head}{len(self.features)} features", *explained(self.join.planned)])
 
     def to_arrow(self) -> pa.Table:
         """All rows here, in spine order."""
@@ -136,7 +141,7 @@ def build(
     lake: str,
     label: str | None,
     timestamp: str,
-    join: Join = "auto",
+    join: Strategy = "auto",
     versions: Mapping[str, int | datetime] | None = None,
 ) -> TrainingSet:
     """Plans the training set and pins every source's version; nothing but the spine is read yet.
@@ -145,22 +150,25 @@ def build(
     """
     tables = source_tables(service, lake, versions or {})
     views = {view.name: view_schema(view, tables[view.source.name].schema) for view in service.views}
-    made = spine_of(spine, lake)
-    check(service, made.schema, timestamp, label)
-    check_keys(service, tables, made.schema)
-    reads = plan(service, tables, join)
-    dataset = joined(service, reads, made.dataset, made.schema.append(pa.field(ROW, pa.int64())), timestamp)
+
+    def fits(schema: pa.Schema) -> None:
+        check(service, schema, timestamp, label)
+        check_keys(service, tables, schema)
+
+    with mlray_errors():
+        made = spine_of(spine, lake, timestamp, fits)
+    schema = _schema(made.schema, vector_schema(service, views))
+    reads = plan(service, tables, lake, join, made.span)
     pinned = {name: table.version for name, table in tables.items()}
     return TrainingSet(
         definition=service,
         label=label,
         timestamp=timestamp,
-        schema=_schema(made.schema, vector_schema(service, views)),
+        schema=schema,
         sources=pinned,
         fingerprint=_fingerprint(service, pinned, made, label, timestamp),
         spine=made,
-        reads=reads,
-        ordered=dataset,
+        join=Join(service, made, reads, lake, timestamp, schema),
     )
 
 
@@ -168,6 +176,8 @@ def source_tables(
     service: FeatureService, lake: str, versions: Mapping[str, int | datetime] | None = None
 ) -> dict[str, delta.Table]:
     """Each source's table by name, at the given version (see `delta.table_at`) or the newest."""
+    for name in set(versions or {}) - {source.name for source in service.sources}:
+        raise UnknownName.of(f"source of feature service {service.name}", name, (s.name for s in service.sources))
     return {
         source.name: delta.table_at(
             delta.resolve(lake, source.path), f"source {source.name}", (versions or {}).get(source.name)

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlray.aggregation.aggregate import Ranges
 from mlray.aggregation.window import EARLIEST
 from mlray.errors import NotMaterialized, SchemaError
 from mlray.features.catalog import view_hash
 from mlray.features.keys import distinct
-from mlray.features.rows import KNOWN, TS
+from mlray.features.needed import needed, needs_all
+from mlray.features.rows import TS
 from mlray.features.view import FeatureView
 from mlray.online.encoding import batch_bytes, key_bytes, rows_of, schema_from_text, schema_text
 from mlray.online.store import Cell, OnlineStore
@@ -104,7 +104,8 @@ def load(store: OnlineStore, view: FeatureView, events: pa.Table, *, version: in
     """
     old, since = open_state(store, view, events.schema), until - history
     until = max(until, old.until if old.until is not None else until)
-    rows = _needed(view, events.filter(pc.less_equal(events.column(TS), until)), since)
+    rows = events.filter(pc.less_equal(events.column(TS), until))
+    rows = rows.filter(pa.array(needed(view, rows, since)))
     name, written = space(view), Written(0, 0, 0)
     retyped = old.schema != schema_text(events.schema)
     if old.version >= 0:  # from here on until the last write, a read must not ask before either reach
@@ -256,41 +257,8 @@ def _retyped(cell: Cell, before: pa.Schema, after: pa.Schema) -> Cell:
         raise SchemaError(f"events that were ingested do not fit the table as it is now: {error}") from error
 
 
-def _needed(view: FeatureView, events: pa.Table, since: int) -> pa.Table:
-    """The events that any read at q >= since can meet: those of the windows, and the newest visible row onward."""
-    if _keeps_all(view) or not events.num_rows:
-        return events
-    times = events.column(TS).to_numpy()
-    oldest = np.full(len(times), since - (view.reach or 0)) if view.aggregates else np.full(len(times), since)
-    if view.columns:
-        oldest = np.minimum(oldest, _newest_before(view, events, since))
-    return events.filter(pa.array(times >= oldest))
-
-
-def _newest_before(view: FeatureView, events: pa.Table, since: int) -> Ranges:
-    """Per event the time of its key's newest event that is visible at `since`; the earliest instant where none is.
-
-    Without a visible one, any older event may still become known, and then be the newest.
-    """
-    _, codes = distinct(events.select(list(view.keys)))
-    times = events.column(TS).to_numpy()
-    seen = times < since - view.source.lag_us
-    if KNOWN in events.column_names:
-        seen &= events.column(KNOWN).to_numpy() <= since
-    newest = np.full(int(codes.max(initial=0)) + 1, EARLIEST)
-    np.maximum.at(newest, codes[seen], times[seen])
-    found: Ranges = newest[codes]
-    return found
-
-
-def _keeps_all(view: FeatureView) -> bool:
-    """A lifetime needs every event; so does a table without time, and one whose newest event may be withdrawn later."""
-    withdrawn = bool(view.columns) and view.source.sequence is not None and view.source.where is not None
-    return view.source.timestamp is None or view.reach is None or withdrawn
-
-
 def _reach(view: FeatureView, since: int) -> int | None:
-    return None if _keeps_all(view) else since
+    return None if needs_all(view) else since
 
 
 def _plus(written: Written, cells: Sequence[Cell], rows: int) -> Written:

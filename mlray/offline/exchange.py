@@ -1,0 +1,181 @@
+"""Rows that belong together are brought together: every block is cut into buckets, every part gathers one bucket.
+
+The cuts lie in Ray's object store, which spills to disk; a lost one is computed again from its block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from numpy.typing import NDArray
+
+from mlray.features import keys as typed_keys
+from mlray.features.rows import KNOWN, TS, events, raw_columns
+from mlray.features.view import FeatureView
+from mlray.offline import delta, scan
+from mlray.offline.answer import spine_keys
+from mlray.offline.bucket import buckets
+from mlray.offline.plan import Bounds, Group, Read
+from mlray.offline.spine import ROW, Block, placed
+
+TO = "__to"
+"""The part of the training set that a row of another partitioning belongs to, int32."""
+
+Buckets = NDArray[np.int64]
+
+_BYTES_PER_TASK = 128 << 20
+
+
+def cut(rows: pa.Table, of: Buckets, count: int) -> list[pa.Table]:
+    """The rows of every bucket, in their order."""
+    order = np.argsort(of.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(of, minlength=count))
+    together = rows.take(pa.array(order))
+    return [together.slice(end - size, size) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
+
+
+def spine_buckets(rows: pa.Table, group: Group) -> Buckets:
+    """The bucket of every row of a spine with `__row`; rows whose key has a null are spread."""
+    if not group.keys:
+        return np.zeros(rows.num_rows, dtype=np.int64)
+    columns = spine_keys(group.reads[0].bound, rows, group.types)
+    found = buckets(pa.table(columns, names=list(group.types.names)), group.parts)
+    whole = typed_keys.complete(columns, rows.num_rows)
+    return found if whole.all() else np.where(whole, found, rows.column(ROW).to_numpy() % group.parts)
+
+
+def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> list[pa.Table]:
+    """A block of the spine, with `__row`, by the parts of the training set."""
+    rows = placed(block, schema, offset)
+    return cut(rows, spine_buckets(rows, group), group.parts)
+
+
+def cut_questions(
+    block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
+) -> list[pa.Table]:
+    """What a group that is not the final one needs of a block: its keys, the instant, `__row` and `__to`."""
+    rows = placed(block, schema, offset)
+    to = pa.array(spine_buckets(rows, final).astype(np.int32))
+    asked = rows.select(list(dict.fromkeys([*group.keys, timestamp, ROW]))).append_column(TO, to)
+    return cut(asked, spine_buckets(rows, group), group.parts)
+
+
+def cut_events(view: FeatureView, rows: pa.Table, bounds: Bounds, types: pa.Schema, count: int) -> list[pa.Table]:
+    """A view's events in raw rows, those within the bounds, by bucket."""
+    found = within(events(view, rows), bounds)
+    keys = [found.column(key).cast(kind) for key, kind in zip(view.keys, types.types, strict=True)]
+    return cut(found, buckets(pa.table(keys, names=types.names), count), count)
+
+
+def within(found: pa.Table, bounds: Bounds) -> pa.Table:
+    """The events that some query can meet."""
+    ends = [(TS, pc.greater_equal, bounds.low), (TS, pc.less_equal, bounds.high)]
+    ends += [(KNOWN, pc.less_equal, bounds.known)] if KNOWN in found.column_names else []
+    for column, holds, end in ends:
+        if end is not None and not pc.all(mask := holds(found.column(column), end), min_count=0).as_py():
+            found = found.filter(mask)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """What was cut. pieces: per block one reference per bucket; counts: per block one reference to the rows of each."""
+
+    pieces: list[list[Any]]
+    counts: list[Any]
+
+    def of(self, bucket: int) -> tuple[Any, ...]:
+        """The pieces of one bucket, in the order of the blocks."""
+        return tuple(pieces[bucket] for pieces in self.pieces)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The rows of every bucket; waits until all is cut, and raises what a task raised."""
+        rows: NDArray[np.int64] = np.sum(ray.get(self.counts), axis=0, dtype=np.int64)
+        return rows
+
+
+def exchange_spine(blocks: Sequence[Block], schema: pa.Schema, group: Group) -> Cuts:
+    """Starts cutting the spine into the parts of the training set."""
+    return _started(_cut_spine, group.parts, [(block.ref, block.offset, schema, group) for block in blocks])
+
+
+def exchange_questions(
+    blocks: Sequence[Block], schema: pa.Schema, group: Group, final: Group, timestamp: str
+) -> Cuts:
+    """Starts cutting what another group needs of the spine."""
+    asked = [(block.ref, block.offset, schema, group, final, timestamp) for block in blocks]
+    return _started(_cut_questions, group.parts, asked)
+
+
+def exchange_events(read: Read, group: Group) -> Cuts:
+    """Starts cutting the events of a shuffled view."""
+    view, table, count = read.view, read.table, group.parts
+    parts = together(read.files) or [()]
+    return _started(
+        _cut_events,
+        count,
+        [(view, files, table.schema, read.bounds, group.types, count, read.who) for files in parts],
+    )
+
+
+def together(files: Sequence[delta.File], size: int = _BYTES_PER_TASK) -> list[tuple[delta.File, ...]]:
+    """Neighbouring files for one task: together at most `size` bytes, or a larger one alone."""
+    parts: list[list[delta.File]] = []
+    filled = 0
+    for file in files:
+        if not parts or filled + file.size > size:
+            parts.append([])
+            filled = 0
+        parts[-1].append(file)
+        filled += file.size
+    return [tuple(part) for part in parts]
+
+
+def gather(refs: Sequence[Any]) -> pa.Table:
+    """The pieces of one bucket as one table."""
+    return pa.concat_tables(ray.get(list(refs)))
+
+
+def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
+    """Starts `task`, which gives what `returned` makes of its cuts, once per arguments."""
+    return _started(task, count, arguments)
+
+
+def returned(cuts: Sequence[pa.Table]) -> list[Any]:
+    """The return values of a task that cuts: how many rows each bucket has, then the buckets."""
+    return [np.array([piece.num_rows for piece in cuts], dtype=np.int64), *cuts]
+
+
+def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
+    outputs = [task.options(num_returns=count + 1).remote(*given) for given in arguments]
+    return Cuts([refs[1:] for refs in outputs], [refs[0] for refs in outputs])
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Any:
+    return returned(cut_spine(block, offset, schema, group))
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _cut_questions(
+    block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
+) -> Any:
+    return returned(cut_questions(block, offset, schema, group, final, timestamp))
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _cut_events(
+    view: FeatureView,
+    files: Sequence[delta.File],
+    schema: pa.Schema,
+    bounds: Bounds,
+    types: pa.Schema,
+    count: int,
+    who: str,
+) -> Any:
+    raw = scan.read(files, schema, raw_columns(view), who)
+    return returned(cut_events(view, raw, bounds, types, count))

@@ -1,0 +1,266 @@
+"""The point-in-time join on Ray: a training set as parts that are computed alone, by the same pure functions anywhere.
+
+Spine rows whose key falls into one bucket are a part; its events come from the bucket of a managed copy, or were cut
+from the table's files. Where views are keyed by different columns, the largest gets the parts; the others answer in
+buckets of their own, and send what they found to the part of each row. A service of broadcast views only has one part
+per block of the spine.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from mlray._ray_compat import dataset_of, mlray_errors
+from mlray.features.rows import event_schema, events
+from mlray.features.service import FeatureService
+from mlray.features.view import BoundView
+from mlray.offline import layout, scan
+from mlray.offline.answer import Held, answer, answer_part, finished, held, spine_keys
+from mlray.offline.delta import File
+from mlray.offline.exchange import (
+    TO,
+    Cuts,
+    cut,
+    exchange_answers,
+    exchange_events,
+    exchange_questions,
+    exchange_spine,
+    gather,
+    returned,
+    within,
+)
+from mlray.offline.plan import Group, Read, groups, without_files
+from mlray.offline.spine import ROW, Spine, placed
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of the training set, and where what they need lies.
+
+    spine: references to pieces of the spine; offset: the position of the first row where they are no pieces but a
+    block; events: per reading of the group references to pieces, or files of a managed copy; answers: per other group
+    references to pieces.
+    """
+
+    index: int
+    rows: int
+    spine: tuple[Any, ...]
+    offset: int | None = None
+    events: tuple[tuple[Any, ...], ...] = ()
+    answers: tuple[tuple[Any, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all parts share. group: the readings that are answered here (None: there is no key to part by); others:
+    those whose answers arrive; shared: references to the events of broadcast readings, by view.
+    """
+
+    service: FeatureService
+    schema: pa.Schema
+    timestamp: str
+    group: Group | None
+    others: tuple[Group, ...] = ()
+    wide: tuple[Read, ...] = ()
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Join:
+    """A planned join of a spine. Nothing is moved until `parts` is asked for; what was moved stays while this lives."""
+
+    def __init__(
+        self, service: FeatureService, spine: Spine, reads: Sequence[Read], lake: str, timestamp: str, schema: pa.Schema
+    ) -> None:
+        self.service, self.spine, self.lake, self.timestamp, self.schema = service, spine, lake, timestamp, schema
+        self.planned = tuple(reads)
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        """The readings with their managed copies made, or brought up to date, where the plan says so."""
+        return tuple(_refreshed(read, self.lake) for read in self.planned)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        types = {read.index: _key_types(read) for read in self.reads if read.join != "broadcast"}
+        return groups(self.reads, types, self.spine.rows)
+
+    @cached_property
+    def context(self) -> Context:
+        wide = tuple(read for read in self.reads if read.join == "broadcast")
+        shared = {read.view.name: _hold.remote(read) for read in {r.view.name: r for r in wide}.values()}
+        slim = [_slim(group) for group in self.groups]
+        here = slim[0] if slim else None
+        slim_wide = tuple(map(without_files, wide))
+        return Context(self.service, self.spine.schema, self.timestamp, here, tuple(slim[1:]), slim_wide, shared)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Moves what must be moved, and waits for it; raises what a task raised."""
+        with mlray_errors():
+            if not self.groups:
+                return tuple(
+                    Part(i, block.rows, (block.ref,), block.offset) for i, block in enumerate(self.spine.blocks)
+                )
+            return self._keyed_parts()
+
+    def dataset(self) -> Any:
+        """The lazy ray.data.Dataset of the finished rows, with `__row`."""
+        context = ray.put(self.context)
+        schema = self.schema.append(pa.field(ROW, pa.int64()))
+        return dataset_of([(partial(_computed, part, context), part.rows) for part in self.parts], schema)
+
+    def _keyed_parts(self) -> tuple[Part, ...]:
+        final, *others = self.groups
+        blocks, schema = self.spine.blocks, self.spine.schema
+        mine = exchange_spine(blocks, schema, _slim(final))
+        answers = [self._answers(group, final) for group in others]
+        inputs = [_inputs(read, final) for read in final.reads]
+        rows = mine.rows()
+        _wait(cuts for cuts in (*answers, *inputs) if isinstance(cuts, Cuts))
+        kept = [b for b in range(final.parts) if rows[b]] or [0]
+        return tuple(
+            Part(
+                index,
+                int(rows[b]),
+                mine.of(b),
+                events=tuple(_bucket(given, b) for given in inputs),
+                answers=tuple(cuts.of(b) for cuts in answers),
+            )
+            for index, b in enumerate(kept)
+        )
+
+    def _answers(self, group: Group, final: Group) -> Cuts:
+        """The answers of a group that is not the final one, cut by the part that each row belongs to."""
+        asked = exchange_questions(self.spine.blocks, self.spine.schema, _slim(group), _slim(final), self.timestamp)
+        inputs = [_inputs(read, group) for read in group.reads]
+        rows = asked.rows()
+        _wait(cuts for cuts in inputs if isinstance(cuts, Cuts))
+        context = ray.put(Context(self.service, self.spine.schema, self.timestamp, _slim(group)))
+        parts = [
+            Part(b, int(rows[b]), asked.of(b), events=tuple(_bucket(given, b) for given in inputs))
+            for b in range(group.parts)
+            if rows[b] or b == 0
+        ]
+        return exchange_answers(_answer_elsewhere, final.parts, [(part, context, final.parts) for part in parts])
+
+
+def compute(part: Part, context: Context) -> pa.Table:
+    """The finished rows of a part, with `__row`."""
+    spine, answers = answered(part, context)
+    for group, refs in zip(context.others, part.answers, strict=True):
+        answers |= arrived(group.reads, gather(refs), spine.column(ROW).to_numpy())
+    for read in context.wide:
+        known: Held = ray.get(context.shared[read.view.name])
+        answers[read.bound] = answer(read.bound, known, spine, context.timestamp)
+    return finished(context.service, spine, answers, context.timestamp)
+
+
+def answered(part: Part, context: Context) -> tuple[pa.Table, dict[BoundView, pa.Table]]:
+    """The spine rows of a part, and the answers of its group."""
+    rows = gather(part.spine)
+    if part.offset is not None:
+        rows = placed(rows, context.schema, part.offset)
+    if context.group is None:
+        return rows, {}
+    spine = by_key_and_time(rows, context.group, context.timestamp)
+    answers = {}
+    for read, source in zip(context.group.reads, part.events, strict=True):
+        found = bucket_events(read, source)
+        answers[read.bound] = answer_part(read.bound, found, spine, context.timestamp)
+    return spine, answers
+
+
+def bucket_events(read: Read, source: Sequence[Any]) -> pa.Table:
+    """The events of one bucket, from files of a managed copy or from pieces."""
+    if not source or isinstance(source[0], File):
+        return events(read.view, scan.read(source, read.table.schema, read.columns, read.who))
+    return gather(source)
+
+
+def by_key_and_time(rows: pa.Table, group: Group, timestamp: str) -> pa.Table:
+    """The rows in an order in which searches for them walk forward through the events."""
+    keys = spine_keys(group.reads[0].bound, rows, group.types)
+    names = [f"key{i}" for i in range(len(keys))]
+    frame = pl.DataFrame(pl.from_arrow(pa.table([*keys, rows.column(timestamp)], names=[*names, "time"])))
+    order = frame.select(pl.arg_sort_by([*names, "time"])).to_series().to_numpy()
+    return rows.take(pa.array(order))
+
+
+def arrived(reads: Sequence[Read], found: pa.Table, rows: NDArray[np.int64]) -> dict[BoundView, pa.Table]:
+    """Answers that came from other parts, in the order of `rows`."""
+    there = found.column(ROW).to_numpy()
+    order = np.argsort(there)
+    index = pa.array(order[np.searchsorted(there, rows, sorter=order)])
+    return {
+        read.bound: found.select([read.prefix + n for n in read.view.names]).rename_columns(read.view.names).take(index)
+        for read in reads
+    }
+
+
+def answers_elsewhere(part: Part, context: Context, parts: int) -> list[pa.Table]:
+    """The answers of a group, cut by the parts of the training set."""
+    spine, answers = answered(part, context)
+    table = spine.select([ROW])
+    for read in context.group.reads if context.group else ():
+        for name, column in zip(read.view.names, answers[read.bound].columns, strict=True):
+            table = table.append_column(read.prefix + name, column)
+    return cut(table, spine.column(TO).to_numpy().astype(np.int64), parts)
+
+
+def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
+    return [compute(part, ray.get(context))]
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _answer_elsewhere(part: Part, context: Context, parts: int) -> Any:
+    return returned(answers_elsewhere(part, context, parts))
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _hold(read: Read) -> Held:
+    raw = scan.read(read.files, read.table.schema, read.columns, read.who)
+    return held(read.view, within(events(read.view, raw), read.bounds))
+
+
+def _inputs(read: Read, group: Group) -> Cuts | layout.Layout:
+    return read.layout if read.layout is not None else exchange_events(read, group)
+
+
+def _bucket(given: Cuts | layout.Layout, bucket: int) -> tuple[Any, ...]:
+    """With powers of two, a bucket of many lies in bucket modulo few."""
+    return given.of(bucket) if isinstance(given, Cuts) else given.files(bucket % given.buckets)
+
+
+def _wait(cuts: Iterable[Cuts]) -> None:
+    for one in cuts:
+        one.rows()
+
+
+def _refreshed(read: Read, lake: str) -> Read:
+    if not read.refresh:
+        return read
+    made = layout.refresh(lake, read.view.source, read.view.keys, read.table.version)
+    return replace(read, layout=made, files=made.table.files, refresh=False)
+
+
+def _key_types(read: Read) -> pa.Schema:
+    event = event_schema(read.view, read.table.schema)
+    return pa.schema([event.field(key) for key in read.view.keys])
+
+
+def _slim(group: Group) -> Group:
+    return replace(group, reads=tuple(map(without_files, group.reads)))
+
+
+def check_keys(service: FeatureService, tables: Mapping[str, Any], schema: pa.Schema) -> None:
+    """SchemaError where a key of the spine can never equal one of a source; before anything is read."""
+    for bound in service.reads:
+        event = event_schema(bound.view, tables[bound.view.source.name].schema)
+        spine_keys(bound, schema.empty_table(), pa.schema([event.field(key) for key in bound.view.keys]))
