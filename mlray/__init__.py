@@ -7,9 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlray.aggregation.count import Count
-from mlray.aggregation.distinct import CountDistinct
+from mlray.aggregation.distinct import CountDistinct, LastDistinctN
 from mlray.aggregation.extreme import Max, Min
-from mlray.aggregation.position import First, Last
+from mlray.aggregation.position import First, FirstN, Last, LastN
+from mlray.aggregation.quantile import Median, Quantile
+from mlray.aggregation.share import Share
 from mlray.aggregation.total import Mean, Sum
 from mlray.aggregation.variance import Std, Var
 from mlray.aggregation.window import days, hours, lifetime, minutes
@@ -33,14 +35,20 @@ __all__ = [
     "FeatureService",
     "FeatureView",
     "First",
+    "FirstN",
     "Last",
+    "LastDistinctN",
+    "LastN",
     "Max",
     "Mean",
+    "Median",
     "Min",
     "MlrayError",
     "Platform",
+    "Quantile",
     "RequestSource",
     "Settings",
+    "Share",
     "Std",
     "Sum",
     "Trainer",

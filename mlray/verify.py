@@ -6,6 +6,7 @@ at instants that it can answer, as it stands. Both are compared with a training 
 versions.
 """
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -245,9 +246,19 @@ def same_bits(left: pa.ChunkedArray, right: pa.ChunkedArray) -> NDArray[np.bool_
         ]
         equal = bits[0] == bits[1]
     else:
-        equal = np.array([a == b for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True)], dtype=np.bool_)
+        cells = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        equal = np.array([_bits(a) == _bits(b) for a, b in cells], dtype=np.bool_)
     same: NDArray[np.bool_] = (null[0] & null[1]) | (~null[0] & ~null[1] & equal)
     return same
+
+
+def _bits(value: Any) -> Any:
+    """A value such that == compares bits, within lists and structs as well."""
+    if isinstance(value, float):
+        return struct.pack("<d", value)
+    if isinstance(value, dict):
+        return {name: _bits(inner) for name, inner in value.items()}
+    return [_bits(inner) for inner in value] if isinstance(value, list) else value
 
 
 def sampled_spine(service: FeatureService, lake: str, timestamp: str, rows: int, seed: int) -> pa.Table:

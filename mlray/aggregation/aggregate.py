@@ -3,6 +3,10 @@
 A kind of aggregate is one file: a subclass of `Aggregate` that names itself and computes `over`. The windows, the
 visibility of rows, nulls, `where` and storage are not its business: it is given the usable values of a column in
 event order and, per query, the half-open range [lo, hi) of them that its window holds.
+
+It also says how values are combined piece by piece: `partial` condenses a segment of values, `merge` joins two that
+follow one another, `finalize` gives the value. This is a monoid, whose identity is the partial of no values, and
+finalize(partial(v)) is what `over` gives for all of v, to the bit.
 """
 
 from abc import ABC, abstractmethod
@@ -19,8 +23,12 @@ from mlray.errors import DefinitionError
 
 Ranges = NDArray[np.int64]
 Made = TypeVar("Made")
-ResultType = Literal["int64", "float64", "column", "sum"]
-"""'column': a value of the input column, in its type; 'sum': int64 for integers and bool, else float64."""
+Partial = Any
+"""What a kind keeps of a segment of values: plain, picklable and exact; equal where it stands for the same."""
+ResultType = Literal["int64", "float64", "column", "list", "sum"]
+"""'column': a value of the input column, in its type; 'list': a list of them; 'sum': int64 for integers and bool,
+else float64.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +55,20 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Per query a value and whether it is one; where not, the value is null."""
+    """Per query a value and whether it is one; where not, the value is null.
+
+    With `offsets` (one more than queries, ascending) the value of query i is the list array[offsets[i]:offsets[i + 1]].
+    """
 
     array: NDArray[Any]
     valid: NDArray[np.bool_]
+    offsets: Ranges | None = None
+
+    def part(self, start: int, stop: int) -> "Result":
+        """Of the queries start..stop - 1."""
+        if self.offsets is None:
+            return Result(self.array[start:stop], self.valid[start:stop])
+        return Result(self.array, self.valid[start:stop], self.offsets[start : stop + 1])
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,10 @@ class Aggregate(ABC):
     numeric: ClassVar[bool] = False
     """Whether the column must hold numbers."""
     needs_column: ClassVar[bool] = True
+    of_condition: ClassVar[bool] = False
+    """Whether `where` filters nothing and is itself the value: 1 where true, 0 elsewhere, of every visible row."""
+    invertible: ClassVar[bool] = False
+    """Whether `revert` undoes `merge`."""
 
     def __post_init__(self) -> None:
         if not self.column and self.needs_column:
@@ -126,6 +148,22 @@ class Aggregate(ABC):
         Aggregates over the same column, condition and windows are given the same objects, so that they can share
         what they compute.
         """
+
+    def partial(self, values: Values) -> Partial:
+        """The segment `values`, condensed."""
+        raise NotImplementedError
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        """The partial of the values of `left` followed by those of `right`."""
+        raise NotImplementedError
+
+    def revert(self, whole: Partial, left: Partial) -> Partial:
+        """What merge(left, rest) was made of besides `left`; kinds that are `invertible` only."""
+        raise NotImplementedError(f"{type(self).__name__} cannot take values back")
+
+    def finalize(self, partial: Partial, values: Values) -> Any:
+        """The value, plain; None for null. `values`: any of the same column, for its name, kind and scale."""
+        raise NotImplementedError
 
 
 Kind = TypeVar("Kind", bound=Aggregate)

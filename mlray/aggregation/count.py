@@ -1,11 +1,11 @@
 """How many events."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
 
 
 @register
@@ -16,6 +16,19 @@ class Count(Aggregate):
     kind: ClassVar[str] = "count"
     result: ClassVar[ResultType] = "int64"
     needs_column: ClassVar[bool] = False
+    invertible: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:  # noqa: ARG002
         return Result(hi - lo, np.ones(len(lo), dtype=np.bool_))
+
+    def partial(self, values: Values) -> Partial:
+        return len(values.array)
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        return left + right
+
+    def revert(self, whole: Partial, left: Partial) -> Partial:
+        return whole - left
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        return partial

@@ -1,12 +1,15 @@
-"""How many different values."""
+"""Which different values there are, and how many."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Result, ResultType, Values, register
-from mlray.aggregation.ranges import count_below
+from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.position import SomeOf
+from mlray.aggregation.ranges import count_below, expand, prefix_counts
+from mlray.aggregation.selection import select
 
 
 @register
@@ -19,13 +22,71 @@ class CountDistinct(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         """A value counts where it occurs first in the range: where its previous occurrence lies before lo."""
-        return Result(count_below(_previous(values.array), lo, hi, lo + 1), np.ones(len(lo), dtype=np.bool_))
+        previous = values.once("previous", lambda: _previous(values.array))
+        return Result(count_below(previous, lo, hi, lo + 1), np.ones(len(lo), dtype=np.bool_))
+
+    def partial(self, values: Values) -> Partial:
+        return frozenset(values.array.tolist())
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        return left | right
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        return len(partial)
 
 
-def _previous(array: Ranges) -> Ranges:
+@register
+@dataclass(frozen=True)
+class LastDistinctN(SomeOf):
+    """The `n` different usable values that occurred last, as a list, the most recent first; null for none.
+
+    A value stands where its latest occurrence puts it.
+    """
+
+    kind: ClassVar[str] = "last_distinct_n"
+
+    def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
+        """A value counts where it occurs last in the range: where its next occurrence does not lie before hi.
+
+        Of all positions ordered by that of their next occurrence, those whose next one is hi or later are an end
+        piece. It also holds the positions from hi on; the greatest positions of the rest are the answer.
+        """
+        rows, (ordered, ended) = len(values.array), values.once("by next", lambda: _by_next(values.array))
+        offset, query = expand(np.zeros_like(lo), np.minimum(hi - ended[hi], np.minimum(hi - lo, self.n)))
+        start = ended[hi][query]
+        place = select(ordered, start, np.full_like(start, rows), hi[query] - start - 1 - offset)
+        inside = place >= lo[query]
+        length = np.bincount(query[inside], minlength=len(lo))
+        return Result(values.array[place[inside]], hi > lo, np.concatenate(([0], np.cumsum(length))))
+
+    def partial(self, values: Values) -> Partial:
+        return tuple(dict.fromkeys(values.array[::-1].tolist()))[: self.n]
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        return tuple(dict.fromkeys(right + left))[: self.n]
+
+
+def _previous(array: NDArray[Any]) -> Ranges:
     """Per position one more than the position of the same value before it, 0 for none."""
     order = np.argsort(array, kind="stable")
-    same = np.concatenate(([False], array[order[1:]] == array[order[:-1]])) if len(order) else np.zeros(0, bool)
+    same = _repeats(array, order)
     before = np.zeros(len(array), dtype=np.int64)
-    before[order[same]] = order[np.flatnonzero(same) - 1] + 1
+    before[order[1:][same]] = order[:-1][same] + 1
     return before
+
+
+def _by_next(array: NDArray[Any]) -> tuple[Ranges, Ranges]:
+    """(positions by the position of the same value after them, those of none last; per hi how many have one < hi)."""
+    order = np.argsort(array, kind="stable")
+    same = _repeats(array, order)
+    after = np.full(len(array), len(array), dtype=np.int64)
+    after[order[:-1][same]] = order[1:][same]
+    has_earlier = np.zeros(len(array), dtype=np.bool_)
+    has_earlier[order[1:][same]] = True
+    return np.argsort(after, kind="stable"), prefix_counts(has_earlier)
+
+
+def _repeats(array: NDArray[Any], order: Ranges) -> NDArray[np.bool_]:
+    """Per neighbouring pair of the order whether it is one value."""
+    same: NDArray[np.bool_] = array[order[1:]] == array[order[:-1]]
+    return same

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Result, Values
+from mlray.aggregation.aggregate import Aggregate, Ranges, Values
 from mlray.aggregation.ranges import prefix_counts
 from mlray.aggregation.timeline import NOWHERE, at_query
 from mlray.aggregation.window import Instants, Times, Window, latest_bounds
-from mlray.errors import OverflowInSum
+from mlray.errors import OverflowInSum, SchemaError
 from mlray.features.column import Coded, coded, result_type, to_arrow
 from mlray.features.expression import predicate
 from mlray.features.order import Events
@@ -100,28 +100,36 @@ class _Evaluation:
             raise OverflowInSum(f"feature view {self.view.name}: {error}") from error
         size = len(self.silent)
         for i in range(len(aggregate.spans)):
-            part = slice(i * size, (i + 1) * size)
-            yield to_arrow(aggregate, column, Result(result.array[part], result.valid[part] & ~self.silent))
+            part = result.part(i * size, (i + 1) * size)
+            yield to_arrow(aggregate, column, replace(part, valid=part.valid & ~self.silent))
 
     def _input(self, aggregate: Aggregate) -> tuple[Values, Ranges, Ranges]:
         """The usable values, and the ranges of them that the windows hold: the same objects for the same input."""
         rows, lo, hi = self._ranges(aggregate.spans)
-        chosen = (aggregate.column, aggregate.where, aggregate.spans if rows is not None else None)
+        what = (aggregate.column, aggregate.where, aggregate.of_condition)
+        chosen = (*what, aggregate.spans if rows is not None else None)
         usable, values = self._once(("values", *chosen), lambda: self._values(aggregate, rows))
         if usable is None:
             return values, lo, hi
         counts = self._once(("counts", *chosen), lambda: prefix_counts(usable))
-        chosen = (aggregate.column, aggregate.where, aggregate.spans)
-        found, until = self._once(("ranges", *chosen), lambda: (counts[lo], counts[hi]))
+        found, until = self._once(("ranges", *what, aggregate.spans), lambda: (counts[lo], counts[hi]))
         return values, found, until
 
     def _values(self, aggregate: Aggregate, rows: Ranges | None) -> tuple[NDArray[np.bool_] | None, Values]:
         """Which events are usable (None: all), and their values; over `rows` of the timeline."""
         column = self._column(aggregate.column) if aggregate.column else None
         usable = column.usable if column else np.ones(len(self.events.timeline), dtype=np.bool_)
-        if aggregate.where is not None:
-            usable = usable & self._condition(aggregate)
         known = column.values if column else Values("", "int", np.zeros(len(usable), dtype=np.int64))
+        if aggregate.numeric and known.kind == "ordered":
+            raise SchemaError(
+                f"feature view {self.view.name}: {type(aggregate).__name__} adds in 64 bits with sign, but column "
+                f"'{known.name}' is uint64 and has values from 2^63 on; cast it: "
+                f"select={{'{known.name}': 'CAST({known.name} AS DOUBLE)'}}"
+            )
+        if aggregate.of_condition:
+            known = replace(known, array=self._condition(aggregate).astype(np.int64))
+        elif aggregate.where is not None:
+            usable = usable & self._condition(aggregate)
         array = known.array
         if rows is not None:
             usable, array = usable[rows], array[rows]

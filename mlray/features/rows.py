@@ -72,6 +72,11 @@ def event_schema(view: FeatureView, raw: pa.Schema) -> pa.Schema:
     """The schema of `events` for a table of schema `raw`; SchemaError where the view does not fit it."""
     schema: pa.Schema = events(view, raw.empty_table()).schema
     for aggregate in view.aggregates:
+        if aggregate.column and pa.types.is_nested(schema.field(aggregate.column).type):
+            raise SchemaError(
+                f"{_who(view)}: {type(aggregate).__name__} needs single values, but column '{aggregate.column}' is "
+                f"{schema.field(aggregate.column).type}; a column of lists or structs can only be a bare column"
+            )
         if aggregate.numeric and not _is_number(schema.field(aggregate.column).type):
             raise SchemaError(
                 f"{_who(view)}: {type(aggregate).__name__} needs numbers, but column '{aggregate.column}' is "
@@ -122,7 +127,8 @@ def _zeros(length: int) -> pa.ChunkedArray:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+    counts = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return bool(counts or pa.types.is_floating(kind) or pa.types.is_decimal128(kind))
 
 
 def _who(view: FeatureView) -> str:

@@ -11,13 +11,17 @@ INSTANT = pa.timestamp("us", tz="UTC")
 
 
 def canonical_type(kind: pa.DataType) -> pa.DataType:
-    """The one type that stands for all spellings of it: dictionaries decoded, text as string."""
+    """The one type that stands for all spellings of it: dictionaries decoded, text as string, decimals in 128 bits
+    where those hold them.
+    """
     if pa.types.is_dictionary(kind):
         return canonical_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()
+    if pa.types.is_decimal(kind) and kind.precision <= 38:
+        return pa.decimal128(kind.precision, kind.scale)
     return kind
 
 
