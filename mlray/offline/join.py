@@ -37,7 +37,7 @@ from mlray.offline.exchange import (
     within,
 )
 from mlray.offline.plan import Group, Read, groups, without_files
-from mlray.offline.spine import ROW, Spine, placed
+from mlray.offline.spine import ROW, Spine, numbered, placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Context:
     others: tuple[Group, ...] = ()
     wide: tuple[Read, ...] = ()
     shared: Mapping[str, Any] = field(default_factory=dict)
+    done: bool = False
+    """The pieces are finished rows."""
 
 
 class Join:
@@ -151,8 +153,35 @@ class Join:
         return exchange_answers(_answer_elsewhere, final.parts, [(part, context, final.parts) for part in parts])
 
 
+class Kept(Join):
+    """A join that is computed already; its rows stay in the object store, which spills to disk."""
+
+    def __init__(self, join: Join) -> None:
+        super().__init__(join.service, join.spine, join.planned, join.lake, join.timestamp, join.schema)
+        with mlray_errors():
+            self._dataset = join.dataset().materialize()
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        return ()
+
+    @cached_property
+    def context(self) -> Context:
+        return Context(self.service, self.spine.schema, self.timestamp, None, done=True)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        blocks = numbered(self._dataset.to_arrow_refs())
+        return tuple(Part(i, block.rows, (block.ref,)) for i, block in enumerate(blocks))
+
+    def dataset(self) -> Any:
+        return self._dataset
+
+
 def compute(part: Part, context: Context) -> pa.Table:
     """The finished rows of a part, with `__row`."""
+    if context.done:
+        return gather(part.spine)
     spine, answers = answered(part, context)
     for group, refs in zip(context.others, part.answers, strict=True):
         answers |= arrived(group.reads, gather(refs), spine.column(ROW).to_numpy())

@@ -58,12 +58,12 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
         fits(_canonical(table.schema))
         who = f"spine {table.name}"
         refs: list[Any] = [_read.remote(part, table.schema, who) for part in _parts_of(table.files)]
-        return _described(_numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
+        return _described(numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
         refs = spine.materialize().to_arrow_refs()
         schema = _unified(ray.get([_schema.remote(ref) for ref in refs]))
         fits(schema)
-        return _described(_numbered(refs), schema, timestamp, "a Ray Dataset")
+        return _described(numbered(refs), schema, timestamp, "a Ray Dataset")
     rows = in_memory(spine)
     fits(_canonical(rows.schema))
     return _described(_cut(rows), rows.schema, timestamp, f"{rows.num_rows} rows in memory")
@@ -148,7 +148,7 @@ def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
     return [tuple(part) for part in parts]
 
 
-def _numbered(refs: Sequence[Any]) -> list[Block]:
+def numbered(refs: Sequence[Any]) -> list[Block]:
     """Positions need the sizes of all blocks before; the blocks stay where they are, only counts come here."""
     counts = ray.get([_count.remote(ref) for ref in refs])
     ends = np.cumsum([0, *counts]).tolist()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import ray
 import ray.data
-from deltalake import write_deltalake
-from deltalake.exceptions import DeltaError
 
-from mlray._ray_compat import mlray_errors, raised_in
-from mlray.errors import Conflict, MlrayError, UnknownName
+from mlray._ray_compat import mlray_errors
+from mlray.errors import UnknownName
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
 from mlray.features.vector import vector_schema
 from mlray.offline import delta
-from mlray.offline.join import Join, check_keys
+from mlray.offline.join import Join, Kept, check_keys
 from mlray.offline.plan import Strategy, explained, plan
 from mlray.offline.spine import ROW, Spine, check, spine_of
+from mlray.offline.write import Progress, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +44,6 @@ class TrainingSet:
     fingerprint: str
     spine: Spine
     join: Join = field(repr=False)
-    kept: Any = field(default=None, repr=False)
 
     @property
     def dataset(self) -> Any:
@@ -59,7 +57,7 @@ class TrainingSet:
     @property
     def ordered(self) -> Any:
         """The same with `__row`, int64: the position of each row in the spine."""
-        return self.kept if self.kept is not None else self.join.dataset()
+        return self.join.dataset()
 
     @property
     def features(self) -> list[str]:
@@ -79,8 +77,7 @@ class TrainingSet:
 
     def cached(self) -> "TrainingSet":
         """The same training set, computed now and kept in the object store, which spills to disk."""
-        with mlray_errors():
-            return replace(self, kept=self.ordered.materialize())
+        return replace(self, join=Kept(self.join))
 
     def count(self) -> int:
         """The number of spine rows."""
@@ -108,27 +105,14 @@ class TrainingSet:
 
         return pl.DataFrame(pl.from_arrow(self.to_arrow()))
 
-    def write_delta(self, path: str | Path) -> int:
-        """Writes a new Delta table in one commit, block by block; gives the number of rows.
+    def write_delta(self, path: str | Path, progress: Callable[[Progress], None] = lambda _: None) -> int:
+        """Writes a new Delta table in one commit, each task its own file; gives the number of rows.
 
-        Conflict where there is one already.
+        A write that was killed goes on where it stopped when the same training set is written to the same path.
+        Conflict where there is a table already.
         """
-        path = str(path)
-        if delta.exists(path):
-            raise Conflict(f"there is a Delta table at {path} already; write to another path, or remove it first")
-        reader = pa.RecordBatchReader.from_batches(self.schema, self._batches())
-        try:
-            with delta.nothing_left(path):
-                write_deltalake(path, reader, mode="error")
-        except DeltaError as error:  # what a task raised comes through as text
-            raise raised_in(str(error)) or MlrayError(
-                f"the training set cannot be written to {path}: {error}"
-            ) from error
+        write(self.join, str(path), self.schema, self.fingerprint, progress)
         return self.count()
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for block in self.dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from block.cast(self.schema).to_batches()
 
     def _empty(self) -> pa.Table:
         return self.schema.append(pa.field(ROW, pa.int64())).empty_table()
