@@ -54,6 +54,7 @@ def aggregate(feature: Aggregate) -> Declared:
         closed="left" if feature.closed == "left" else "right",
         resolution=timedelta(microseconds=feature.resolution),
         name=feature.name,
+        **feature.parameters,
     )
 
 

@@ -6,8 +6,10 @@ at q and at q - W are common. `world(seed, size)` is a pure function; `size` bou
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fractions import Fraction
 from itertools import product
 from random import Random
 from typing import Any
@@ -61,6 +63,11 @@ VALUES: dict[str, Sequence[Any]] = {
     "flag": [True, False, None],
     "day": [0, 19_000, -1, None],
     "seen": [START, START + 1, 0, -1, None],
+    "fee": [Decimal("0.10"), Decimal("0.20"), Decimal("-3.05"), Decimal("0.00"), Decimal("9999999999.99"), None],
+    "debt": [Decimal("1E+30"), Decimal("-1E+30"), Decimal("0.0001"), Decimal("18446744073709551.6160"), None],
+    "ratio": [0.5, 0.10000000149011612, -0.0, 0.0, INF, 3.4028234663852886e38, NAN, None],
+    "tiny": [-128, 127, 0, 1, None],
+    "blob": [b"", b"a", b"a\x00", b"\xff", None],
 }
 TYPES: dict[str, pa.DataType] = {
     "price": pa.float64(),
@@ -72,8 +79,13 @@ TYPES: dict[str, pa.DataType] = {
     "flag": pa.bool_(),
     "day": pa.date32(),
     "seen": UTC_TIME,
+    "fee": pa.decimal128(12, 2),
+    "debt": pa.decimal128(38, 4),
+    "ratio": pa.float32(),
+    "tiny": pa.int8(),
+    "blob": pa.binary(),
 }
-NUMERIC = ("price", "amount", "wild", "n", "big")
+NUMERIC = ("price", "amount", "wild", "n", "big", "ratio", "tiny", "flag")
 KEYS: dict[str, tuple[KeyColumn, ...]] = {
     "int": (("user", pa.int64(), [0, 7, -1, 2**62]),),
     "string": (("user", pa.string(), ["", "a", "ab", "é"]),),
@@ -92,19 +104,33 @@ SPINE_TIMES = [
     (pa.timestamp("ns"), 1),
     (pa.timestamp("ms", tz="Asia/Kolkata"), 1_000_000),
 ]
-NUMBER_KINDS = ("sum", "mean", "var", "std", "min", "max", "first", "last", "count", "count_distinct")
-ORDERED_KINDS = ("min", "max", "first", "last", "count", "count_distinct")
+LIST_KINDS = ("first_n", "last_n", "last_distinct_n")
+ORDERED_KINDS = ("min", "max", "first", "last", "count", "count_distinct", *LIST_KINDS)
+"""Over a column of any type."""
+NUMBER_KINDS = ("sum", "mean", "var", "std", "quantile", "median", *ORDERED_KINDS)
+ROW_KINDS = ("count", "share")
+"""Without a column."""
+KINDS = tuple(dict.fromkeys((*NUMBER_KINDS, *ROW_KINDS)))
+PARAMETERS: dict[str, Sequence[Mapping[str, Any]]] = {
+    "quantile": [{"q": q} for q in (0.5, 0.95, 0, 0.001, 1, 0.25)],
+    **{kind: [{"n": n} for n in (2, 1, 5)] for kind in LIST_KINDS},
+}
+"""What a kind takes besides a column and windows."""
 FAR = (STEP, 3 * STEP, 6 * STEP, 144 * STEP, 144 * STEP, None)
 NEAR = (STEP, 2 * STEP, 3 * STEP)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """`kind(column, windows=sizes, ...)` as a user writes it; `name` is the stem, or of one size the name."""
+    """`kind(column, windows=sizes, ...)` as a user writes it; `name` is the stem, or of one size the name.
+
+    `parameters`: what the kind takes besides, n or q.
+    """
 
     kind: str
     column: str | None
     sizes: tuple[int | None, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     offset: int = 0
     closed: str = "left"
     resolution: int = 0
@@ -119,11 +145,13 @@ class Aggregate:
             full = f"{stem}_{duration(size)}{before}"
             name = self.name if self.name and len(self.sizes) == 1 else full
             where = PREDICATES[self.where][0] if self.where else None
+            q = Fraction(str(self.parameters["q"])) if "q" in self.parameters else None
             yield (
                 name,
                 Window(
                     kind=self.kind,
                     column=self.column,
+                    parameter=self.parameters.get("n", q),
                     size=size,
                     offset=self.offset,
                     closed=self.closed,
@@ -195,13 +223,15 @@ def every_window() -> list[str | Aggregate]:
         {"sizes": (None,)},
         {"sizes": (None,), "offset": STEP, "closed": "right", "where": "flag"},
     ]
-    columns = dict.fromkeys(NUMBER_KINDS, ("price", "amount", "n"))
-    columns |= dict.fromkeys(ORDERED_KINDS, ("wild", "country", "seen"))
+    columns: dict[str, Sequence[str | None]] = dict.fromkeys(NUMBER_KINDS, ("price", "amount", "n"))
+    columns |= dict.fromkeys(ORDERED_KINDS, ("wild", "country", "seen", "debt"))
+    columns["share"] = (None,)
     made: list[str | Aggregate] = ["price", "country", "amount"]
-    for kind, (number, options) in product(NUMBER_KINDS, enumerate(windows)):
-        column = columns[kind][number % 3]
-        given = {"sizes": (3 * STEP,), **options}
-        made.append(Aggregate(kind=kind, column=column, name=f"{kind}{number}", **given))
+    for kind, (number, options) in product(KINDS, enumerate(windows)):
+        column = columns[kind][number % len(columns[kind])]
+        given = {"sizes": (3 * STEP,), **({"where": "n >= 1"} if kind == "share" else {}), **options}
+        parameters = PARAMETERS.get(kind, [{}])[number % len(PARAMETERS.get(kind, [{}]))]
+        made.append(Aggregate(kind=kind, column=column, name=f"{kind}{number}", parameters=parameters, **given))
     return made
 
 
@@ -241,20 +271,27 @@ def differences(world: World, got: pa.Table, wanted: Sequence[Row], prefix: str 
 
 
 def bits(value: Any) -> Any:
-    """A value as its equality means here: floats by their bits, all NaN alike, no int equal to a float."""
+    """A value as its equality means here: floats by their bits, all NaN alike, no int equal to a float; so in lists."""
+    if isinstance(value, list):
+        return [bits(inner) for inner in value]
     if isinstance(value, float):
         return "nan" if math.isnan(value) else struct.pack("<d", value)
     return (type(value), value)
 
 
 def plain(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; instants as int microseconds, dates as int days."""
-    values: list[Any]
-    if pa.types.is_timestamp(column.type):
-        values = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64()).to_pylist()
-    else:
-        values = (column.cast(pa.int32()) if pa.types.is_date32(column.type) else column).to_pylist()
+    """Python values; instants as int microseconds, dates as int days, so in lists."""
+    values: list[Any] = column.cast(_counted(column.type)).to_pylist()
     return values
+
+
+def _counted(kind: pa.DataType) -> pa.DataType:
+    """The type in which a value of this one, if it is a time in microseconds or a date, is a count."""
+    if pa.types.is_list(kind):
+        return pa.list_(_counted(kind.value_type))
+    if pa.types.is_timestamp(kind):
+        return pa.int64()
+    return pa.int32() if pa.types.is_date32(kind) else kind
 
 
 def ties(features: Sequence[str | Aggregate], where: str | None) -> tuple[str, ...]:
@@ -318,18 +355,19 @@ def _features(rng: Random, has_time: bool) -> list[str | Aggregate]:
 
 
 def _aggregate(rng: Random, name: str, far: bool) -> Aggregate:
-    column = rng.choice([None, *VALUES, *NUMERIC])
-    kinds = NUMBER_KINDS if column in NUMERIC else ORDERED_KINDS
-    kind = "count" if column is None else rng.choice([k for k in kinds if (k, column) != ("sum", "big")])
+    column = rng.choice([None, None, *VALUES, *NUMERIC])
+    kinds = ROW_KINDS if column is None else NUMBER_KINDS if column in NUMERIC else ORDERED_KINDS
+    kind = rng.choice([k for k in kinds if (k, column) != ("sum", "big")])
     return Aggregate(
         kind=kind,
         column=column,
         name=name,
+        parameters=rng.choice(PARAMETERS.get(kind, [{}])),
         sizes=tuple(dict.fromkeys(rng.choices(FAR if far else NEAR, k=rng.choice([1, 1, 2])))),
         offset=rng.choice([0, 0, 0, STEP, 6 * STEP if far else 2 * STEP]),
         closed=rng.choice(["left", "left", "right"]),
         resolution=rng.choice([0, 0, 0, 3 * STEP, 6 * STEP if far else 2 * STEP]),
-        where=_predicate(rng),
+        where=rng.choice(sorted(PREDICATES)) if kind == "share" else _predicate(rng),
     )
 
 

@@ -32,10 +32,14 @@ class Latest:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """An aggregate over one window; `size=None` is a lifetime, `column=None` counts rows."""
+    """An aggregate over one window; `size=None` is a lifetime, `column=None` counts rows.
+
+    `parameter`: n of the kinds that give lists, q of a quantile as a `Fraction`.
+    """
 
     kind: str
     column: str | None = None
+    parameter: Any = None
     size: int | None = None
     offset: int = 0
     closed: str = "left"
@@ -116,16 +120,22 @@ def _value(view: View, feature: Latest | Window, known: Sequence[Row], p: int) -
     if feature.resolution and feature.size is not None:
         start = start // feature.resolution * feature.resolution
     inside = [row for row in known if (start < row[clock] <= end if right else start <= row[clock] < end)]
-    kept = [row for row in inside if feature.where is None or feature.where(row) is True]
-    return aggregate(feature.kind, [row[feature.column] if feature.column else 1 for row in kept])
+    true = [feature.where is None or feature.where(row) is True for row in inside]
+    if feature.kind == "share":
+        return aggregate("share", true)
+    kept = [row for row, holds in zip(inside, true, strict=True) if holds]
+    inputs = [row[feature.column] if feature.column else 1 for row in kept]
+    return aggregate(feature.kind, inputs, feature.parameter)
 
 
-def aggregate(kind: str, inputs: Sequence[Any]) -> Any:
+def aggregate(kind: str, inputs: Sequence[Any], parameter: Any = None) -> Any:
     """One aggregate of `inputs`, given in the order of time; nulls and NaN do not count."""
     usable = [0.0 if v == 0 and isinstance(v, float) else v for v in inputs if v is not None and v == v]
     if kind in ("count", "count_distinct"):
         return len(usable if kind == "count" else set(usable))
-    return _AGGREGATES[kind](usable) if usable else None
+    if not usable:
+        return None
+    return _AGGREGATES[kind](usable) if parameter is None else _WITH_PARAMETER[kind](usable, parameter)
 
 
 def _total(values: Sequence[Any], whole: bool = True) -> Any:
@@ -166,7 +176,24 @@ def _std(values: Sequence[Any]) -> float | None:
     return None if var is None else math.sqrt(var)
 
 
+def _quantile(values: Sequence[Any], q: Fraction) -> float | None:
+    ordered, (below, part) = sorted(values), divmod((len(values) - 1) * q, 1)
+    ends = [(ordered[below], 1 - part), *([(ordered[below + 1], part)] if part else [])]
+    infinite = {v for v, _ in ends if isinstance(v, float) and math.isinf(v)}
+    if infinite:
+        return infinite.pop() if len(infinite) == 1 else None
+    return rounded(sum((Fraction(v) * weight for v, weight in ends), Fraction(0)))
+
+
 _AGGREGATES: dict[str, Callable[[Sequence[Any]], Any]] = {
     "sum": _total, "mean": _mean, "var": _var, "std": _std, "min": min, "max": max,
     "first": lambda values: values[0], "last": lambda values: values[-1],
+    "median": lambda values: _quantile(values, Fraction(1, 2)),
+    "share": lambda values: rounded(Fraction(sum(values), len(values))),
+}
+_WITH_PARAMETER: dict[str, Callable[[Sequence[Any], Any], Any]] = {
+    "quantile": _quantile,
+    "first_n": lambda values, n: values[:n],
+    "last_n": lambda values, n: values[-n:],
+    "last_distinct_n": lambda values, n: list(dict.fromkeys(reversed(values)))[:n],
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -159,10 +160,37 @@ def test_a_source_without_time_gives_what_was_known_last() -> None:
     ("first", [None, NAN, 3.0, 4.0], 3.0),
     ("count", [None, NAN, INF], 1),
     ("count_distinct", [0.0, -0.0, 1.0, None], 2),
+    ("median", [3.0, 1.0, None, 2.0], 2.0),
+    ("median", [1, 2], 1.5),
+    ("median", [2**62, 2**62 + 1, 2**53, 2**53 + 1], float(2**61 + 2**52)),
+    ("median", [INF, -INF], None),
+    ("median", [-INF, 1.0], -INF),
+    ("median", [Decimal("0.10"), Decimal("0.30")], 0.2),
+    ("sum", [Decimal("0.10"), Decimal("0.20")], 0.3),
+    ("share", [True, False, False], 1 / 3),
 ])
 def test_an_aggregate_is_its_exact_value_rounded_once(kind: str, inputs: list[Any], expected: Any) -> None:
     got = aggregate(kind, inputs)
     assert (type(got), repr(got)) == (type(expected), repr(expected))
+
+
+@pytest.mark.parametrize(("kind", "parameter", "expected"), [
+    ("first_n", 2, [5, 3]), ("last_n", 2, [3, 4]), ("last_n", 9, [5, 3, 5, 3, 4]), ("last_distinct_n", 2, [4, 3]),
+    ("last_distinct_n", 9, [4, 3, 5]), ("quantile", Fraction(0), 3.0), ("quantile", Fraction(1), 5.0),
+    ("quantile", Fraction(19, 20), 5.0), ("quantile", Fraction(1, 8), 3.0), ("quantile", Fraction(3, 8), 3.5),
+])
+def test_an_aggregate_with_a_parameter(kind: str, parameter: Any, expected: Any) -> None:
+    got = aggregate(kind, [5, None, 3, 5, 3, 4], parameter)
+    assert (type(got), got) == (type(expected), expected)
+    assert aggregate(kind, [None, NAN], parameter) is None
+
+
+def test_a_share_is_of_all_rows_of_its_window() -> None:
+    #  q=40, W=30: 10, 20, 30; true at 30, null at 20
+    history = rows("ts", "v", of=[(10, 1), (20, None), (30, 3)])
+    holds = Window(kind="share", size=30, where=lambda row: None if row["v"] is None else row["v"] > 2)
+    assert ask(history, 40, s=holds) == [1 / 3]
+    assert ask(history, 5, s=holds) == [None]
 
 
 def test_an_integer_sum_beyond_int64_is_an_error() -> None:

@@ -6,7 +6,7 @@ import declared
 import numpy as np
 import pyarrow as pa
 import pytest
-from generated import NUMBER_KINDS, World, differences, expected, plain, world
+from generated import KINDS, World, differences, expected, plain, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,4 +64,4 @@ def test_types_are_those_that_the_schema_promises(seed: int) -> None:
 
 
 def test_every_registered_aggregate_is_generated() -> None:
-    assert set(NUMBER_KINDS) == set(declared.KINDS)
+    assert set(KINDS) == set(declared.KINDS)
