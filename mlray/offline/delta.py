@@ -22,6 +22,8 @@ from mlray.offline.log import check_supported, files_of, first_line, schema_of, 
 
 _COMMIT = "mlray.commit"
 """Names a commit in its own metadata."""
+MANAGED = "mlray: laid out for point-in-time joins"
+"""The description of a table that mlray made; see `layout.wanted`. delta-rs refuses properties it has no name for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
 
     transaction: a name that is applied once; None is returned where it was applied before.
     """
-    if exists(path):
+    description = None if exists(path) else MANAGED
+    if description is None:
         table = _open(path, who, None)
         if transaction is not None and table.transaction_version(transaction) is not None:
             return None
@@ -104,7 +107,7 @@ def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) 
     name = uuid4().hex
     properties = CommitProperties(app_transactions=marks, custom_metadata={_COMMIT: name})
     try:
-        write_deltalake(path, rows, mode="append", commit_properties=properties)
+        write_deltalake(path, rows, mode="append", description=description, commit_properties=properties)
     except CommitFailedError as error:
         raise Conflict(f"{who}: another writer changed {path} at the same time; try again: {error}") from error
     return _version_of(path, name, _open(path, who, None).version())
