@@ -31,6 +31,9 @@ Closed = Literal["left", "right"]
 EARLIEST = np.iinfo(np.int64).min
 LATEST = np.iinfo(np.int64).max
 
+LONGEST = 1 << 60
+"""The longest duration in microseconds, 36,000 years: a few of them taken from any date stay in int64."""
+
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
 
@@ -60,8 +63,14 @@ def days(n: float) -> timedelta:
 
 
 def microseconds(duration: timedelta) -> int:
-    """The exact length in microseconds."""
-    return duration // timedelta(microseconds=1)
+    """The exact length in microseconds; DefinitionError beyond `LONGEST`."""
+    length = duration // timedelta(microseconds=1)
+    if abs(length) > LONGEST:
+        raise DefinitionError(
+            f"{duration.days:,} days are longer than can be counted from any instant; a window of all history is "
+            "ml.lifetime, and a ttl without end is None"
+        )
+    return length
 
 
 def duration_name(length: int) -> str:

@@ -43,9 +43,9 @@ def key_type(kind: pa.DataType, who: str) -> pa.DataType:
             f"{who} is a key of type {kind}; keys are integers, text, bool, dates, times, decimals or binary (a pandas "
             "column of integers with gaps turns into float: use dtype 'Int64')"
         )
-    if pa.types.is_null(plain):
-        return plain
-    return plain
+    if pa.types.is_date(plain):
+        return pa.date32()
+    return pa.binary() if pa.types.is_fixed_size_binary(plain) else plain
 
 
 def check_same_family(left: pa.DataType, right: pa.DataType, who: str) -> None:
@@ -66,7 +66,10 @@ def microseconds_of(column: pa.ChunkedArray, who: str) -> pa.ChunkedArray:
     if not pa.types.is_timestamp(kind):
         raise SchemaError(f"{who} is {column.type}, but a time is needed; make it a timestamp in UTC")
     if kind.unit != "ns":
-        return column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())
+        try:
+            return column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise TimeError(f"{who} is {column.type} and holds a time beyond int64 microseconds: {error}") from error
     counts = column.cast(pa.int64()).combine_chunks()
     return pa.chunked_array([pa.array(_floor(counts, 1000), mask=_nulls(counts))])
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from mlray.aggregation.window import EARLIEST
 from mlray.features.rows import raw_columns
 from mlray.features.service import FeatureService
 from mlray.features.view import BoundView, FeatureView
@@ -154,7 +155,8 @@ def event_bounds(view: FeatureView, span: tuple[int, int] | None) -> Bounds:
     starts = [span[0] - view.source.lag_us - view.ttl_us] if view.columns and view.ttl_us is not None else []
     starts += [span[0] - view.reach] if view.aggregates and view.reach is not None else []
     open_ = (view.columns and view.ttl_us is None) or (view.aggregates and view.reach is None)
-    return Bounds(None if open_ else min(starts), span[1] - view.source.lag_us, known)
+    low, high = None if open_ else min(starts), span[1] - view.source.lag_us
+    return Bounds(None if low is None or low < EARLIEST else low, max(high, EARLIEST), known)
 
 
 def _files(view: FeatureView, table: delta.Table, bounds: Bounds) -> tuple[delta.File, ...]:

@@ -16,6 +16,9 @@ from mlray.errors import MlrayError, SchemaError
 from mlray.features.types import canonical_type
 from mlray.offline.log import File, first_line
 
+_EPOCH, _DAY = date(1970, 1, 1), 86_400_000_000
+"""Day 0, and microseconds of a day."""
+
 Within = tuple[str, Any, Any]
 """A column and the least and greatest value wanted; None is an open end. Times are int microseconds UTC."""
 
@@ -57,9 +60,16 @@ def _may_hold(file: File, within: Within) -> bool:
 
 def _meet(least: Any, greatest: Any, low: Any, high: Any) -> bool:
     """Whether [least, greatest] and [low, high] have a point in common; None: unknown, or open."""
+    least, greatest = _as_asked(least, low, high), _as_asked(greatest, low, high)
     above = low is not None and greatest is not None and greatest < low
     below = high is not None and least is not None and least > high
     return not (above or below)
+
+
+def _as_asked(value: Any, low: Any, high: Any) -> Any:
+    """A date that is asked for by instants is its first one."""
+    by_instant = isinstance(low, int) or isinstance(high, int)
+    return (value - _EPOCH).days * _DAY if by_instant and isinstance(value, date) else value
 
 
 def _read(file: File, wanted: pa.Schema, who: str, within: Within | None) -> pa.Table:
@@ -130,6 +140,7 @@ def _groups(source: pq.ParquetFile, within: Within | None) -> list[int]:
 
 def _overlap(least: Any, greatest: Any, low: Any, high: Any) -> bool:
     """`_meet`, where a file may hold another kind of value than the table: what cannot be compared may meet."""
+    least, greatest = _as_asked(least, low, high), _as_asked(greatest, low, high)
     kinds = {_kind(value) for value in (least, greatest, low, high) if value is not None}
     return len(kinds) != 1 or _meet(least, greatest, low, high)
 

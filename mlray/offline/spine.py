@@ -66,6 +66,7 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
         return _described(numbered(refs), schema, timestamp, "a Ray Dataset")
     rows = in_memory(spine)
     fits(_canonical(rows.schema))
+    rows = _portable(rows)
     return _described(_cut(rows), rows.schema, timestamp, f"{rows.num_rows} rows in memory")
 
 
@@ -90,6 +91,8 @@ def in_memory(rows: Any) -> pa.Table:
 def check(service: FeatureService, schema: pa.Schema, timestamp: str, label: str | None) -> None:
     """SchemaError or DefinitionError where the service cannot be built on a spine of this schema."""
     who = f"feature service {service.name}"
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise SchemaError(f"{who}: the spine has column '{twice[0]}' twice; rename one")
     for column in [timestamp, *([label] if label else []), *service.keys, *service.request]:
         if column not in schema.names:
             raise SchemaError.missing_column(who, column, "the spine", schema.names)
@@ -135,6 +138,12 @@ def _cut(rows: pa.Table) -> list[Block]:
     size = min(max(-(-rows.num_rows // _BLOCKS), _FEWEST_ROWS), _MOST_ROWS)
     starts = range(0, max(rows.num_rows, 1), size)
     return [Block(ray.put(part := rows.slice(i, size)), i, part.num_rows) for i in starts]
+
+
+def _portable(rows: pa.Table) -> pa.Table:
+    """Ray carries every Arrow type but views, which become plain text."""
+    views = [f.name for f in rows.schema if pa.types.is_string_view(f.type) or pa.types.is_binary_view(f.type)]
+    return in_schema(rows, _canonical(rows.schema)) if views else rows
 
 
 def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:

@@ -180,6 +180,19 @@ def test_partition_values_prune_exactly(tmp_path: Path) -> None:
     assert scan.read(table.files, table.schema, ["n"], "t", ("day", date(2026, 1, 3), None)).to_pylist() == [{"n": 2}]
 
 
+def test_dates_are_asked_for_by_instants_too(tmp_path: Path) -> None:
+    #  files   2nd      3rd       asked: [2nd 12:00, 3rd 00:00] in microseconds
+    day = 86_400_000_000
+    for d in (2, 3):
+        write_deltalake(str(tmp_path), pa.table({"day": [date(1970, 1, d)], "p": [date(1970, 1, d)]}), mode="append",
+                        partition_by=["p"])
+    table = table_of(tmp_path)
+    for column in ("day", "p"):
+        assert len(scan.pruned(table.files, column, day + day // 2, 2 * day)) == 1
+        asked_by_group = scan.read(table.files, table.schema, ["day"], "t", within=(column, day + day // 2, None))
+        assert asked_by_group.column("day").to_pylist() == [date(1970, 1, 3)]
+
+
 GROUPED: list[tuple[pa.DataType, list[Any], Any, Any]] = [
     (pa.int64(), list(range(8)), 2, 3),
     (pa.string(), [f"{i}é" for i in range(8)], "2é", "3é"),
