@@ -1,0 +1,132 @@
+"""Answers in slices, within bounds and by bucket equal the naive oracle; pure functions, no Ray."""
+
+from typing import Any
+
+import declared
+import numpy as np
+import pyarrow as pa
+import pytest
+from generated import World, differences, expected, lean, world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlray as ml
+from mlray.features.rows import KNOWN, TS, events
+from mlray.features.service import FeatureService
+from mlray.offline.answer import answer_part, coded_keys, queries, runs, slices
+from mlray.offline.exchange import cut, cut_events, spine_buckets, together, within
+from mlray.offline.log import File
+from mlray.offline.plan import Bounds, Group, Read, event_bounds
+from mlray.offline.spine import ROW, facts
+from mlray.verify import same_bits
+
+seeds = st.integers(0, 2**32)
+
+
+def asked_of(view: ml.FeatureView) -> Any:
+    return FeatureService("s", features=[view]).reads[0]
+
+
+def sliced(asked: World, limit: int, found: pa.Table | None = None) -> pa.Table:
+    view = declared.view(asked)
+    rows = events(view, asked.table) if found is None else found
+    return answer_part(asked_of(view), rows, asked.spine, "timestamp", limit)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, limit=st.integers(1, 12))
+def test_slices_change_no_bit(seed: int, limit: int) -> None:
+    asked = world(seed, 40)
+    assert differences(asked, sliced(asked, limit), expected(asked)) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, limit=st.integers(1, 8))
+def test_a_hot_key_is_cut_by_time_and_changes_no_bit(seed: int, limit: int) -> None:
+    asked = world(seed, 40, timeless=False, features=lean(seed))
+    assert differences(asked, sliced(asked, limit), expected(asked)) == []
+
+
+def test_a_slice_of_a_hot_key_holds_little_more_than_its_limit() -> None:
+    #  1,000 events of one key, one a minute; a window of 10 minutes; 1,000 questions; limit 100
+    minute = 60_000_000
+    times = pa.array(np.arange(1000) * minute, pa.timestamp("us", tz="UTC"))
+    rows = pa.table({"k": pa.array([7] * 1000), "ts": times, "v": np.arange(1000.0)})
+    source = ml.DeltaSource("s", path="s", timestamp="ts")
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=[
+        "v", ml.Sum("v", windows=[ml.minutes(10)]),
+    ])
+    spine = rows.select(["k", "ts"]).rename_columns(["k", "timestamp"])
+    found = events(view, rows)
+    dictionary, codes = coded_keys(view, found)
+    parts = list(slices(view, found, codes, queries(asked_of(view), dictionary, spine, "timestamp"), 100))
+    assert sorted(np.concatenate([mine for mine, _ in parts]).tolist()) == list(range(1000))
+    assert max(len(held) for _, held in parts) <= 100 + 12
+
+
+def test_runs_of_codes_stay_within_the_limit_where_one_code_does() -> None:
+    assert list(runs(np.array([3, 3, 3, 9, 1, 1]), 6)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, rows=st.integers(0, 6))
+def test_events_beyond_the_bounds_of_a_spine_are_not_missed(seed: int, rows: int) -> None:
+    asked = world(seed, 40)
+    few = asked.spine.slice(rows, 5)
+    view = declared.view(asked)
+    span = facts(few, 0, "timestamp")[1]
+    if span is None:
+        return
+    kept = within(events(view, asked.table), event_bounds(view, span))
+    answers = answer_part(asked_of(view), kept, few, "timestamp")
+    whole = answer_part(asked_of(view), events(view, asked.table), few, "timestamp")
+    assert all(same_bits(answers.column(name), whole.column(name)).all() for name in whole.column_names)
+
+
+def test_bounds_reach_back_as_far_as_the_longest_window_or_ttl() -> None:
+    source = ml.DeltaSource("s", path="s", timestamp="ts", known_at="known", lag=ml.minutes(1))
+    user = ml.Entity("user", keys=["user"])
+    minute = 60_000_000
+    span = (100 * minute, 200 * minute)
+
+    def bounds(*features: Any, **options: Any) -> Bounds:
+        return event_bounds(ml.FeatureView("v", entity=user, source=source, features=list(features), **options), span)
+
+    windows = ml.Count(windows=[ml.minutes(3), ml.minutes(9)], offset=ml.minutes(2))
+    assert bounds(windows) == Bounds(88 * minute, 199 * minute, 200 * minute)
+    assert bounds(windows, "a", ttl=ml.minutes(30)) == Bounds(69 * minute, 199 * minute, 200 * minute)
+    assert bounds(windows, "a") == Bounds(None, 199 * minute, 200 * minute)
+    assert bounds(ml.Count(windows=[ml.lifetime])) == Bounds(None, 199 * minute, 200 * minute)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_events_and_questions_of_a_key_meet_in_one_bucket(seed: int) -> None:
+    asked = world(seed, 80, timeless=False)
+    view = declared.view(asked)
+    found = events(view, asked.table)
+    types = found.select(list(view.keys)).schema
+    read = Read(0, asked_of(view), None, "shuffle", "", Bounds(), ())  # type: ignore[arg-type]
+    group = Group(view.keys, types, (read,), 4)
+    spine = asked.spine.append_column(ROW, pa.array(range(asked.spine.num_rows)))
+    parts = zip(
+        cut(spine, spine_buckets(spine, group), 4), cut_events(view, asked.table, Bounds(), types, 4), strict=True
+    )
+    answers = [(s, answer_part(read.bound, held, s, "timestamp")) for s, held in parts]
+    rows = np.concatenate([s.column(ROW).to_numpy() for s, _ in answers])
+    together_ = pa.concat_tables([a for _, a in answers]).take(pa.array(np.argsort(rows)))
+    assert differences(asked, together_, expected(asked)) == []
+
+
+def test_a_cut_holds_every_row_once_in_its_order() -> None:
+    rows = pa.table({"a": range(6)})
+    assert [c["a"].to_pylist() for c in cut(rows, np.array([2, 0, 2, 1, 0, 2]), 4)] == [[1, 4], [3], [0, 2, 5], []]
+
+
+def test_small_files_are_read_together_and_large_ones_alone() -> None:
+    files = [File(str(i), 1, size) for i, size in enumerate([4, 5, 20, 3, 3])]
+    assert [[f.size for f in part] for part in together(files, 10)] == [[4, 5], [20], [3, 3]]
+
+
+def test_what_is_known_too_late_for_every_question_is_left_behind() -> None:
+    rows = pa.table({TS: pa.array([1, 2, 3]), KNOWN: pa.array([5, 9, 4])})
+    assert within(rows, Bounds(2, 3, 8))[TS].to_pylist() == [3]
