@@ -1,183 +1,198 @@
-"""Exact sums over ranges: the true rational sum, rounded once, so that no order or partitioning changes a bit.
+"""Exact sums over ranges, so that no order, partitioning or merge changes a bit.
 
-Method. Every finite double is an integer times a power of two. The values of a column are therefore written as integers
-over their one common power 2^shift and added as integers, which is associative and has an inverse: the sum of a range
-is a difference of two prefix sums. Where largest value and row count prove that 62 bits hold every prefix, one int64
-column does. Otherwise each integer is cut into signed 32-bit digits, one int64 column of prefix sums per digit position
-that occurs (as many as the spread of exponents needs: 2 or 3 for money, 67 for 1e-300 beside 1e300); int64 holds 2^31
-such digits. A range's digits are carried into canonical form, and the leading 64 bits with a sticky bit for the rest
-are rounded half to even: a superaccumulator (Kulisch 1971; Neal, "Fast exact summation using small and large
-superaccumulators", 2015) under a prefix sum.
+Method. A column of numbers is written in a positional system of base 2^width: every number becomes a few signed
+digits, one int64 column per digit position ("place") that occurs. Integer addition is associative and has an inverse,
+so the sum of any range is a difference of two prefix sums, place by place. The width follows from the number of rows,
+n * 2^width < 2^61, so that no prefix sum can wrap. One place is worked on at a time and only its sums over the ranges
+are kept: memory is a few columns, whatever the spread of exponents. `rounding` turns the places into one number.
+
+Digits of doubles are peeled from the top. Adding and taking away C = 1.5 * 2^(52 + p) rounds x to a multiple of 2^p,
+since in C's binade the last bit of a double is worth 2^p; the bits of x + C less those of C are the digit, an integer
+(Rump, Ogita and Oishi's extraction). What is left, x - digit * 2^p, is exact and at most half of 2^p, and it is peeled
+at the next place that it reaches. A remainder that is zero everywhere is the proof that nothing was lost: no range of
+values has to be guarded. Ordinary doubles need two places, 1e-300 beside 1e300 four.
+
+Squares of doubles are pairs of doubles, x * x = p + e without error (Dekker), peeled into the same places. Exponents
+far from zero are brought near it first, in bands of 2^512, so that neither C nor a square over- or underflows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlray.aggregation.aggregate import Ranges
-from mlray.aggregation.ranges import prefix_counts
 
-_DIGIT = 32
-_MASK = np.int64((1 << _DIGIT) - 1)
+BLOCK = 1 << 14
+"""Rows or ranges worked on at once: temporaries then stay in the cache, and no pass touches fresh memory."""
+
+_WIDEST = 40
 _SAFE_BITS = 62
+_BAND = 512
+
+Floats = NDArray[np.float64]
+Index = slice | Ranges
 
 
 @dataclass(frozen=True, slots=True)
-class Digits:
-    """Per query the number sum(array[j] * 2^(32 j + shift)); array (positions, queries) int64, not carried."""
+class DigitSums:
+    """Per range the number sum(rows[place] * 2^(width * place + shift)); a place without a row is zero everywhere.
 
-    array: NDArray[np.int64]
+    Rows are int64, one cell per range, |cell| < 2^62: digits that have not been carried.
+    """
+
+    rows: dict[int, NDArray[np.int64]]
+    width: int
     shift: int
+    count: int
 
-    def integers(self) -> list[int]:
-        """Per query the number over 2^shift, unbounded."""
-        totals = [0] * self.array.shape[1]
-        for j, digits in enumerate(self.array):
-            totals = [t + (int(d) << (_DIGIT * j)) for t, d in zip(totals, digits.tolist(), strict=True)]
-        return totals
+    def part(self, index: Index) -> "DigitSums":
+        """The sums of some of the ranges."""
+        rows = {place: row[index] for place, row in self.rows.items()}
+        count = len(index) if not isinstance(index, slice) else len(range(*index.indices(self.count)))
+        return DigitSums(rows, self.width, self.shift, count)
 
+    def integers(self) -> tuple[list[int], int]:
+        """The numbers as unbounded integers over one 2^shift: (integers, shift)."""
+        bottom = min(self.rows, default=0)
+        totals = [0] * self.count
+        for place, row in self.rows.items():
+            up = self.width * (place - bottom)
+            totals = [t + (int(digit) << up) for t, digit in zip(totals, row.tolist(), strict=True)]
+        return totals, self.shift + self.width * bottom
 
-def sum_integers(values: NDArray[np.int64], lo: Ranges, hi: Ranges) -> Digits:
-    """The exact sums of int64 values over ranges."""
-    largest = max(abs(int(values.max(initial=0))), abs(int(values.min(initial=0))))
-    if largest.bit_length() + len(values).bit_length() <= _SAFE_BITS:
-        return Digits(_over_ranges(values, lo, hi)[None], 0)
-    return Digits(np.stack([_over_ranges(d, lo, hi) for d in (values & _MASK, values >> _DIGIT)]), 0)
-
-
-def sum_floats(values: NDArray[np.float64], lo: Ranges, hi: Ranges) -> Digits:
-    """The exact sums of finite float64 values over ranges."""
-    mantissa, shift = _integers_over_two(values)
-    if not len(values) or not mantissa.any():
-        return Digits(np.zeros((1, len(lo)), dtype=np.int64), 0)
-    low = int(shift[mantissa != 0].min())
-    place = np.where(mantissa == 0, 0, shift - low)
-    if _bits(mantissa, place) + len(values).bit_length() <= _SAFE_BITS:
-        return Digits(_over_ranges(mantissa << place, lo, hi)[None], low)
-    return Digits(_digits_over_ranges(mantissa, place, lo, hi), low)
+    def _add(self, place: int, prefix: NDArray[np.int64], lo: Ranges, hi: Ranges) -> None:
+        row = prefix[hi]
+        row -= prefix[lo]
+        self.rows[place] = self.rows[place] + row if place in self.rows else row
 
 
-def integers_of(values: NDArray[Any]) -> tuple[list[int], int]:
-    """Finite values as unbounded integers over one 2^shift: (integers, shift)."""
-    if values.dtype != np.float64:
-        return values.tolist(), 0
-    mantissa, shift = _integers_over_two(values)
-    low = int(shift[mantissa != 0].min(initial=0))
-    return [m << (s - low) if m else 0 for m, s in zip(mantissa.tolist(), shift.tolist(), strict=True)], low
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of BLOCK cells that cover `count`."""
+    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
-def prefix_integers(integers: list[int]) -> NDArray[np.object_]:
-    """Prefix sums of unbounded integers, one longer than the input."""
-    return np.array(list(accumulate(integers, initial=0)), dtype=object)
+def magnitudes(values: Floats) -> tuple[float, float]:
+    """The least |x| that is not zero and the greatest; (inf, 0.0) where there is none."""
+    least, greatest = np.inf, 0.0
+    for block in blocks(len(values)):
+        size = np.abs(values[block])
+        greatest = max(greatest, float(size.max()))
+        size[size == 0.0] = np.inf
+        least = min(least, float(size.min()))
+    return least, greatest
 
 
-def to_float64(total: Digits) -> NDArray[np.float64]:
-    """The numbers rounded once, half to even; beyond the largest double +-inf; zero is +0.0."""
-    carried = _carry(total.array)
-    negative = carried[-1] < 0
-    digits = _carry(np.where(negative, -total.array, total.array))
-    top = np.zeros(digits.shape[1], dtype=np.int64)
-    for j, row in enumerate(digits):
-        top[row != 0] = j
-    lead, second, third = (_at(digits, top - i) for i in range(3))
-    width = np.frexp(lead.astype(np.float64))[1]
-    rest = third & ((np.uint64(1) << width.astype(np.uint64)) - np.uint64(1))
-    sticky = (rest != 0) | _any_below(digits, top - 2)
-    head = _leading_bits(lead, second, third, width.astype(np.uint64))
-    with np.errstate(over="ignore"):
-        magnitude = np.ldexp(_round_to_53(head, sticky), _DIGIT * top + width - 53 + total.shift)
-    return np.where(negative, -magnitude, magnitude)
+def sum_integers(values: NDArray[Any], lo: Ranges, hi: Ranges) -> DigitSums:
+    """The exact sums over ranges of int64 values, or of Python integers in an array of objects."""
+    width = _width(len(values))
+    sums = DigitSums({}, width, 0, len(lo))
+    place = 0
+    while _bits(values) + len(values).bit_length() > _SAFE_BITS:
+        sums._add(place, _prefix(values & ((1 << width) - 1)), lo, hi)
+        values = values >> width
+        place += 1
+    sums._add(place, _prefix(values), lo, hi)
+    return sums
 
 
-def to_int64(total: Digits) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The numbers (shift 0) and whether each lies in int64; where not, the value is undefined."""
-    if len(total.array) == 1:
-        return total.array[0], np.ones(total.array.shape[1], dtype=np.bool_)
-    low, high = total.array[0], total.array[1] + (total.array[0] >> _DIGIT)
-    fits = (high >= -(1 << 31)) & (high < (1 << 31))
-    return (np.where(fits, high, 0) << _DIGIT) + (low & _MASK), fits
+def sum_floats(values: Floats, lo: Ranges, hi: Ranges, least: float, greatest: float) -> DigitSums:
+    """The exact sums over ranges of finite values, whose `magnitudes` are known."""
+    width = _width(len(values))
+    sums = DigitSums({}, width, _exponent(greatest) - width, len(lo))
+    for band, exponent in _bands(values, least, greatest):
+        _peel([band.copy() if band is values else band], exponent, sums, lo, hi)
+    return sums
 
 
-def _integers_over_two(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """values = mantissa * 2^shift, |mantissa| < 2^53 and odd or zero."""
-    fraction, exponent = np.frexp(values)
-    mantissa = np.ldexp(fraction, 53).astype(np.int64)
-    lowest = np.where(mantissa == 0, 1, mantissa & -mantissa)
-    trailing = np.frexp(lowest.astype(np.float64))[1].astype(np.int64) - 1
-    return mantissa >> trailing, exponent.astype(np.int64) - 53 + trailing
+def sum_squares(values: Floats, lo: Ranges, hi: Ranges, least: float, greatest: float, shift: int) -> DigitSums:
+    """The exact sums over ranges of the squares of finite values, at places counted from 2^shift."""
+    sums = DigitSums({}, _width(len(values)), shift, len(lo))
+    for band, exponent in _bands(values, least, greatest):
+        high, low = np.empty(len(values)), np.empty(len(values))
+        for block in blocks(len(values)):
+            high[block], low[block] = two_product(band[block], band[block])
+        _peel([high, low], 2 * exponent, sums, lo, hi)
+    return sums
 
 
-def _bits(mantissa: NDArray[np.int64], place: NDArray[np.int64]) -> int:
-    return int((np.frexp(mantissa.astype(np.float64))[1] + place).max())
+def two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """(p, e) with a * b = p + e exactly and p the rounded product (Dekker), short of over- and underflow."""
+    p = a * b
+    (a1, a0), (b1, b0) = _halves(a), _halves(b)
+    return p, ((a1 * b1 - p) + a1 * b0 + a0 * b1) + a0 * b0
 
 
-def _over_ranges(column: NDArray[np.int64], lo: Ranges, hi: Ranges) -> NDArray[np.int64]:
-    prefix = np.concatenate(([0], np.cumsum(column, dtype=np.int64)))
-    return prefix[hi] - prefix[lo]
+def _halves(a: Floats) -> tuple[Floats, Floats]:
+    """a = high + low, of at most 26 significant bits each (Veltkamp)."""
+    c = a * float((1 << 27) + 1)
+    high = c - (c - a)
+    return high, a - high
 
 
-def _digits_over_ranges(
-    mantissa: NDArray[np.int64], place: NDArray[np.int64], lo: Ranges, hi: Ranges
-) -> NDArray[np.int64]:
-    """Each mantissa shifted left by its place spans three neighbouring digits; one prefix sum per digit position."""
-    sign, magnitude = np.sign(mantissa), np.abs(mantissa).astype(np.uint64)
-    first, within = place // _DIGIT, (place % _DIGIT).astype(np.uint64)
-    mask, digit = np.uint64(_MASK), np.uint64(_DIGIT)
-    high = np.where(within == 0, 0, magnitude >> (np.uint64(64) - np.maximum(within, np.uint64(1))))
-    parts = [(magnitude << within) & mask, (magnitude >> (digit - within)) & mask, high]
-    signed = [sign * part.astype(np.int64) for part in parts]
-    rows = []
-    for j in range(int(first.max()) + 3):
-        column = sum(np.where(first == j - i, part, 0) for i, part in enumerate(signed))
-        rows.append(_over_ranges(np.asarray(column), lo, hi))
-    return np.stack(rows)
+def _width(rows: int) -> int:
+    """Bits of a digit, even: 2^width * rows < 2^61, and at most 40 so that `variance` can multiply half digits."""
+    return min(_WIDEST, (_SAFE_BITS - 1 - rows.bit_length()) // 2 * 2)
 
 
-def _carry(array: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Two positions longer; every digit but the last in [0, 2^32), the last one carries the sign."""
-    out = np.zeros((len(array) + 2, array.shape[1]), dtype=np.int64)
-    carry = np.zeros(array.shape[1], dtype=np.int64)
-    for j, digits in enumerate(array):
-        low = (digits & _MASK) + (carry & _MASK)
-        out[j] = low & _MASK
-        carry = (digits >> _DIGIT) + (carry >> _DIGIT) + (low >> _DIGIT)
-    out[-2], out[-1] = carry & _MASK, carry >> _DIGIT
-    return out
+def _bits(integers: NDArray[Any]) -> int:
+    return max(int(integers.max(initial=0)), -int(integers.min(initial=0))).bit_length()
 
 
-def _at(digits: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.uint64]:
-    picked = digits[np.maximum(position, 0), np.arange(digits.shape[1])]
-    return np.where(position < 0, 0, picked).astype(np.uint64)
+def _exponent(x: float) -> int:
+    """|x| < 2^exponent."""
+    return int(np.frexp(x)[1])
 
 
-def _any_below(digits: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.bool_]:
-    below = np.zeros(digits.shape[1], dtype=np.bool_)
-    for j, row in enumerate(digits):
-        below |= (row != 0) & (j < position)
-    return below
+def _prefix(column: NDArray[Any]) -> NDArray[np.int64]:
+    prefix = np.empty(len(column) + 1, dtype=np.int64)
+    prefix[0] = 0
+    np.cumsum(column.astype(np.int64, copy=False), out=prefix[1:])
+    return prefix
 
 
-def _leading_bits(
-    lead: NDArray[np.uint64], second: NDArray[np.uint64], third: NDArray[np.uint64], width: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
-    """The 64 bits from the highest set bit of `lead` down; width is the number of bits of lead, 0 for zero."""
-    up = np.where(width == 0, 0, np.uint64(64) - np.maximum(width, np.uint64(1)))
-    return (lead << up) | (second << (np.uint64(_DIGIT) - width)) | (third >> width)
+def _bands(values: Floats, least: float, greatest: float) -> Iterator[tuple[Floats, int]]:
+    """(band, exponent) with values = the sum of band * 2^exponent, and each band 0 or within 2^-257..2^256."""
+    if greatest == 0.0:
+        return
+    first, last = ((_exponent(x) + _BAND // 2) // _BAND for x in (least, greatest))
+    if first == last == 0:
+        yield values, 0
+        return
+    number = (np.frexp(values)[1] + _BAND // 2) // _BAND
+    for b in range(first, last + 1):
+        yield np.ldexp(np.where(number == b, values, 0.0), -_BAND * b), _BAND * b
 
 
-def _round_to_53(head: NDArray[np.uint64], sticky: NDArray[np.bool_]) -> NDArray[np.float64]:
-    kept, rest = head >> np.uint64(11), head & np.uint64(0x7FF)
-    half = np.uint64(0x400)
-    up = (rest > half) | ((rest == half) & (sticky | (kept & np.uint64(1) == 1)))
-    rounded: NDArray[np.float64] = (kept + up).astype(np.float64)
-    return rounded
+def _peel(parts: list[Floats], exponent: int, sums: DigitSums, lo: Ranges, hi: Ranges) -> None:
+    """Adds the sums of parts * 2^exponent to `sums`, place by place from the top; the parts end as zero."""
+    prefix = np.empty(len(parts[0]) + 1, dtype=np.int64)
+    left = max(max(float(part.max()), -float(part.min())) for part in parts)
+    while left:
+        place = -((sums.shift - exponent - _exponent(left)) // sums.width) - 1
+        left = _peel_place(parts, sums.width * place + sums.shift - exponent, prefix)
+        sums._add(place, prefix, lo, hi)
 
 
-def finite_parts(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], Ranges, Ranges]:
-    """The values with infinities as zero, and the prefix counts of +inf and of -inf."""
-    infinite = np.isinf(values)
-    finite = np.where(infinite, 0.0, values)
-    return finite, prefix_counts(infinite & (values > 0)), prefix_counts(infinite & (values < 0))
+def _peel_place(parts: list[Floats], p: int, prefix: NDArray[np.int64]) -> float:
+    """Takes multiples of 2^p out of the parts; writes the prefix sums of their digits; returns the greatest rest."""
+    c = np.array(1.5 * 2.0 ** (52 + p))
+    zero, left, total = int(c.view(np.int64)), 0.0, 0
+    prefix[0] = 0
+    for block in blocks(len(prefix) - 1):
+        digits = prefix[1:][block]
+        digits[:] = 0
+        for part in parts:
+            rest = part[block]
+            rounded = rest + c
+            digits += rounded.view(np.int64)
+            digits -= zero
+            rounded -= c
+            rest -= rounded
+            left = max(left, float(rest.max()), -float(rest.min()))
+        digits[0] += total
+        np.cumsum(digits, out=digits)
+        total = int(digits[-1])
+    return left

@@ -1,11 +1,11 @@
 """The least and the greatest value."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
 from mlray.aggregation.ranges import extreme
 
 
@@ -20,6 +20,15 @@ class Min(Aggregate):
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.minimum, values.array, lo, hi), hi > lo)
 
+    def partial(self, values: Values) -> Partial:
+        return (min(values.array.tolist()),) if len(values.array) else ()
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        return (min(left + right),) if left or right else ()
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        return partial[0] if partial else None
+
 
 @register
 @dataclass(frozen=True)
@@ -31,3 +40,12 @@ class Max(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.maximum, values.array, lo, hi), hi > lo)
+
+    def partial(self, values: Values) -> Partial:
+        return (max(values.array.tolist()),) if len(values.array) else ()
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        return (max(left + right),) if left or right else ()
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        return partial[0] if partial else None

@@ -18,15 +18,22 @@ def extreme(ufunc: np.ufunc, array: NDArray[Any], lo: Ranges, hi: Ranges) -> NDA
 
     A sparse table, level by level: the level of spans of 2^k answers the queries whose length has its top bit at k.
     """
-    length = hi - lo
-    top = np.frexp(length.astype(np.float64))[1] - 1
+    top = _top_bit(hi - lo)
     out = np.zeros(len(lo), dtype=array.dtype)
-    level = array
-    for k in range(int(top.max(initial=-1)) + 1):
+    level, spare, other = array, np.empty_like(array), np.empty_like(array)
+    last = int(top.max(initial=-1))
+    for k in range(last + 1):
         pick = np.flatnonzero(top == k)
         out[pick] = ufunc(level[lo[pick]], level[hi[pick] - (1 << k)])
-        level = ufunc(level[: -(1 << k)], level[1 << k :])
+        if k < last:
+            level = ufunc(level[: -(1 << k)], level[1 << k :], out=spare[: len(level) - (1 << k)])
+            spare, other = other, spare
     return out
+
+
+def _top_bit(length: Ranges) -> NDArray[np.int16]:
+    """The place of the highest bit of each length, -1023 for 0: the exponent of the double, exact below 2^53."""
+    return ((length.astype(np.float64).view(np.int64) >> 52) - 1023).astype(np.int16)
 
 
 def count_below(array: Ranges, lo: Ranges, hi: Ranges, bound: Ranges) -> Ranges:

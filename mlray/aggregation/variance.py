@@ -1,64 +1,164 @@
-"""Var and Std of a sample: (n sum(x^2) - sum(x)^2) / (n (n - 1)), the exact rational rounded once."""
+"""Var and Std of a sample: (n sum(x^2) - sum(x)^2) / (n (n - 1)), the exact rational rounded once.
+
+Method. Both sums are exact digits (see `exact`), of one width, and the places of the squares count from twice the power
+of two of the sums. A sum is cut into half digits; their products fit int64 and make the digits of its square; those are
+taken from n times the digits of the squares, place by place. So the difference that cancels is taken between integers,
+and only the quotient is rounded. All this is done for whole columns of ranges whose places lie close together (four of
+them: 160 bits); the few others are computed one by one in unbounded integers.
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from math import sqrt
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Result, ResultType, Values, register
-from mlray.aggregation.exact import finite_parts, integers_of, prefix_integers
+from mlray.aggregation.aggregate import Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.algebra import OfMoments
+from mlray.aggregation.exact import DigitSums, Floats, blocks, sum_integers, sum_squares
+from mlray.aggregation.rounding import carried, ratio, ratios
+from mlray.aggregation.total import exact_sums, finite, once_per_ranges, over_two
+
+_PLACES = 4
+_SQUARE_PLACES = 2 * _PLACES + 1
 
 
 @register
 @dataclass(frozen=True)
-class Var(Aggregate):
+class Var(OfMoments):
     """The sample variance, float64; null below two values or with an infinity; +inf beyond the largest double."""
 
     kind: ClassVar[str] = "var"
     result: ClassVar[ResultType] = "float64"
-    numeric: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
-        return variance(values, lo, hi)
+        var = variance(values, lo, hi)
+        return Result(var.array, var.valid.copy())
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        return partial.variance()
 
 
 @register
 @dataclass(frozen=True)
-class Std(Aggregate):
+class Std(OfMoments):
     """The square root of the sample variance, float64; null where that is null."""
 
     kind: ClassVar[str] = "std"
     result: ClassVar[ResultType] = "float64"
-    numeric: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         var = variance(values, lo, hi)
-        return Result(np.sqrt(var.array), var.valid)
+        return Result(np.sqrt(var.array), var.valid.copy())
+
+    def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
+        var = partial.variance()
+        return None if var is None else sqrt(var)
 
 
 def variance(values: Values, lo: Ranges, hi: Ranges) -> Result:
-    """The sample variance; unbounded integers, because squares of doubles span 4,200 bits."""
-    array, valid = values.array, hi - lo >= 2
-    if values.kind == "float":
-        array, positive, negative = finite_parts(array)
-        infinite = positive + negative
-        valid &= infinite[hi] == infinite[lo]
-    integers, shift = integers_of(array)
-    sums, squares = prefix_integers(integers), prefix_integers([i * i for i in integers])
+    """The sample variance; shared, not to be written to."""
+    return once_per_ranges("variance", values, lo, hi, _variance)
+
+
+def _variance(values: Values, lo: Ranges, hi: Ranges) -> Result:
+    valid = hi - lo >= 2
+    if values.kind == "float" and (infinities := finite(values).infinities):
+        for prefix in infinities:
+            valid &= prefix[hi] == prefix[lo]
     pick = np.flatnonzero(valid)
-    n = (hi - lo)[pick].astype(object)
-    total = sums[hi[pick]] - sums[lo[pick]]
-    numerator = n * (squares[hi[pick]] - squares[lo[pick]]) - total * total
     out = np.zeros(len(lo))
-    out[pick] = [_ratio(a, int(m) * (int(m) - 1), 2 * shift) for a, m in zip(numerator, n, strict=True)]
+    sums = exact_sums(values, lo, hi).part(pick)
+    squares = _squares(values, lo[pick], hi[pick], sums.shift)
+    for block in blocks(len(pick)):
+        here = pick[block]
+        out[here] = _variances(sums.part(block), squares.part(block), (hi - lo)[here], values.scale)
     return Result(out, valid)
 
 
-def _ratio(numerator: int, denominator: int, shift: int) -> float:
-    """numerator / denominator * 2^shift, rounded once: Python divides integers correctly rounded."""
-    try:
-        if shift < 0:
-            return numerator / (denominator << -shift)
-        return (numerator << shift) / denominator
-    except OverflowError:
-        return float("inf")
+def _squares(values: Values, lo: Ranges, hi: Ranges, shift: int) -> DigitSums:
+    """The exact sums of the squares, over twice the power of two of the sums."""
+    if values.kind == "float":
+        part = finite(values)
+        return sum_squares(part.array, lo, hi, part.least, part.greatest, 2 * shift)
+    array = values.array
+    if max(int(array.max(initial=0)), -int(array.min(initial=0))) >= 1 << 31:
+        array = array.astype(object)
+    return sum_integers(array * array, lo, hi)
+
+
+def _variances(sums: DigitSums, squares: DigitSums, n: Ranges, scale: int) -> Floats:
+    """Of ranges of n >= 2 values. Where the places of a range lie close together, in whole columns; else one by one."""
+    sums, squares = carried(sums), carried(squares)
+    out, left = np.zeros(len(n)), np.arange(len(n))
+    for base in sorted({*sums.rows, *(place // 2 for place in squares.rows)}):
+        far = _outside(sums, left, base, _PLACES) | _outside(squares, left, 2 * base, _SQUARE_PLACES)
+        now, left = left[~far], left[far]
+        if len(now):
+            numerator = _numerators(sums.part(now), squares.part(now), n[now], base)
+            out[now] = ratios(over_two(numerator, 2 * scale), n[now] * (n[now] - 1), 25**scale)
+        if not len(left):
+            break
+    if len(left):
+        out[left] = _one_by_one(sums.part(left), squares.part(left), n[left].tolist(), scale)
+    return out
+
+
+def _outside(sums: DigitSums, ranges: Ranges, first: int, count: int) -> NDArray[np.bool_]:
+    """Which of the ranges have a digit outside of `count` places from `first` on."""
+    found = np.zeros(len(ranges), dtype=np.bool_)
+    for place, row in sums.rows.items():
+        if not first <= place < first + count:
+            found |= row[ranges] != 0
+    return found
+
+
+def _numerators(sums: DigitSums, squares: DigitSums, n: Ranges, base: int) -> DigitSums:
+    """n sum(x^2) - sum(x)^2, from carried digits at _PLACES places from `base` on, those of the squares from 2 base on.
+
+    No overflow: with h = width / 2 <= 20, half digits lie in [-2^(h - 1), 2^(h - 1)], so up to 8 products of two, moved
+    up by h, stay below 2^61; n 2^(width - 1) < 2^60 since n is at most the number of rows.
+    """
+    half = sums.width // 2
+    halves = _half_digits(sums, base)
+    rows = {}
+    for place in range(_SQUARE_PLACES):
+        digit = n * squares.rows[2 * base + place] if 2 * base + place in squares.rows else None
+        for i, up in ((2 * place, 0), (2 * place + 1, half)):
+            if (square := _square_digit(halves, i)) is not None:
+                digit = (0 if digit is None else digit) - (square << up)
+        if digit is not None:
+            rows[2 * base + place] = digit
+    return DigitSums(rows, sums.width, 2 * sums.shift, sums.count)
+
+
+def _half_digits(sums: DigitSums, base: int) -> dict[int, NDArray[np.int64]]:
+    """Digits of base 2^(width / 2), counted from `base`; absent where zero."""
+    half, out = sums.width // 2, {}
+    for place in range(_PLACES):
+        if base + place in sums.rows:
+            row = sums.rows[base + place]
+            high = (row + (1 << (half - 1))) >> half
+            out[2 * place], out[2 * place + 1] = row - (high << half), high
+    return out
+
+
+def _square_digit(halves: dict[int, NDArray[np.int64]], place: int) -> NDArray[np.int64] | None:
+    """The digit of the square, not carried: the products of those whose places add up to this one; None for zero."""
+    total = None
+    for i in halves:
+        j = place - i
+        if i <= j and j in halves:
+            product = halves[i] * halves[j] if i == j else 2 * halves[i] * halves[j]
+            total = product if total is None else total + product
+    return total
+
+
+def _one_by_one(sums: DigitSums, squares: DigitSums, n: list[int], scale: int) -> list[float]:
+    (total, at), (square, square_at) = sums.integers(), squares.integers()
+    shift = min(2 * at, square_at)
+    up, square_up = 2 * at - shift, square_at - shift
+    numerators = [m * (s << square_up) - (t * t << up) for t, s, m in zip(total, square, n, strict=True)]
+    divisors = [m * (m - 1) * 25**scale for m in n]
+    return [ratio(a, d, shift - 2 * scale) for a, d in zip(numerators, divisors, strict=True)]
