@@ -85,7 +85,7 @@ TYPES: dict[str, pa.DataType] = {
     "tiny": pa.int8(),
     "blob": pa.binary(),
 }
-NUMERIC = ("price", "amount", "wild", "n", "big", "ratio", "tiny", "flag")
+NUMERIC = ("price", "amount", "wild", "n", "big", "fee", "debt", "ratio", "tiny", "flag")
 KEYS: dict[str, tuple[KeyColumn, ...]] = {
     "int": (("user", pa.int64(), [0, 7, -1, 2**62]),),
     "string": (("user", pa.string(), ["", "a", "ab", "é"]),),
@@ -223,7 +223,7 @@ def every_window() -> list[str | Aggregate]:
         {"sizes": (None,)},
         {"sizes": (None,), "offset": STEP, "closed": "right", "where": "flag"},
     ]
-    columns: dict[str, Sequence[str | None]] = dict.fromkeys(NUMBER_KINDS, ("price", "amount", "n"))
+    columns: dict[str, Sequence[str | None]] = dict.fromkeys(NUMBER_KINDS, ("price", "amount", "n", "fee"))
     columns |= dict.fromkeys(ORDERED_KINDS, ("wild", "country", "seen", "debt"))
     columns["share"] = (None,)
     made: list[str | Aggregate] = ["price", "country", "amount"]
