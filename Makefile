@@ -1,4 +1,5 @@
-# make demo | test | lint | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another interpreter.
+# make demo | test | lint | bench | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another
+# interpreter.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -11,12 +12,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/flights.toml
 
-.PHONY: help demo test lint constraints clean
+.PHONY: help demo test lint bench constraints clean
 
 help:
 	@echo "make demo         from raw flights to a served prediction ($(CONFIG))"
 	@echo "make test         the test suite; ARGS='tests/flights -k spine' narrows it"
 	@echo "make lint         ruff, mypy --strict, import-linter"
+	@echo "make bench        small benchmarks beside DuckDB and Polars; ARGS=--full the stated sizes"
 	@echo "make constraints  resolve the tested set anew"
 	@echo "make clean        remove what demo, test and lint made; .venv stays"
 
@@ -31,15 +33,22 @@ lint: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
 # The stamps are older than pyproject.toml or constraints.txt only when something is to be installed. What .[dev]
-# installs contains .[demo], hence both stamps.
+# installs contains .[demo] and .[bench], hence their stamps.
 .venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
-	@touch .venv/.demo .venv/.dev
+	@touch .venv/.demo .venv/.bench .venv/.dev
 
 .venv/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
 	@touch .venv/.demo
+
+.venv/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[bench]'
+	@touch .venv/.bench
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv found; install one or call: make PYTHON=/path/to/python3.11" >&2; exit 1; }

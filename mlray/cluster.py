@@ -29,9 +29,9 @@ machine.
 _started_here = False
 
 
-def join(address: str | None) -> None:
+def join(address: str | None, local_cpus: int | None = None) -> None:
     """Connects this process once: to `address`, to RAY_ADDRESS, or to a new local cluster that ends with the
-    process.
+    process, of `local_cpus` logical CPUs (those of the machine, three at least).
     """
     if ray.is_initialized():
         return
@@ -39,7 +39,7 @@ def join(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     cpus = None
     if not address:
-        address, cpus = "local", max(_LOCAL_CPUS, os.cpu_count() or 1)
+        address, cpus = "local", local_cpus or max(_LOCAL_CPUS, os.cpu_count() or 1)
         for name, value in _LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else every step of a dataset is told on stderr

@@ -1,0 +1,1 @@
+"""Benchmarks of the offline engine beside DuckDB and Polars; see README.md."""

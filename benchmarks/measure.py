@@ -1,0 +1,169 @@
+"""Wall time, processor time, memory and disk reads of this process and all its descendants: Ray's daemons and workers
+are such.
+
+Looking at memory takes time (the kernel walks page tables), so a run is either timed or watched, never both.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_EVERY = 0.05
+"""Seconds between two looks at memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: wall; cpu: processor seconds of all processes; read: bytes that came from the disk;
+    process: peak bytes of the largest process; total: peak bytes of all together. Memory 0: not watched.
+    """
+
+    seconds: float
+    cpu: float
+    read: int = 0
+    process: int = 0
+    total: int = 0
+
+
+Run = Callable[[Path, bool], Cost]
+"""One run: into this folder, watching memory or not. A peer's process always knows its own peak."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One contestant. cold: its first run; times: seconds of the warm runs; warm: their median, with the peaks of
+    all runs that were watched; out: the folder with the output of the last run.
+    """
+
+    cold: Cost
+    warm: Cost
+    times: tuple[float, ...]
+    out: Path
+
+
+def interleaved(contestants: Mapping[str, Run], inputs: Path, folder: Path, rounds: int) -> dict[str, Measured]:
+    """Every contestant in turn: once cold, `rounds` times warm, and where memory is still unknown, once watched."""
+    runs: dict[str, list[Cost]] = {who: [] for who in contestants}
+    for number in range(rounds + 1):
+        for who, run in contestants.items():
+            if number == 0:
+                forget(inputs)
+            runs[who].append(run(_emptied(folder / who), False))
+    watched = {who: run(_emptied(folder / who), True) for who, run in contestants.items() if not runs[who][0].process}
+    return {who: _measured(costs, watched.get(who), folder / who) for who, costs in runs.items()}
+
+
+def _measured(costs: list[Cost], watched: Cost | None, out: Path) -> Measured:
+    cold, *warm = costs
+    seen = [*warm, watched] if watched else warm
+    middle = Cost(
+        seconds=median(c.seconds for c in warm),
+        cpu=median(c.cpu for c in warm),
+        read=round(median(c.read for c in warm)),
+        process=max(c.process for c in seen),
+        total=max(c.total for c in seen),
+    )
+    return Measured(cold, middle, tuple(c.seconds for c in warm), out)
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def measured(run: Callable[[], object], watch: bool = False) -> Cost:
+    """What `run` costs this process and its descendants."""
+    memory = _Memory()
+    with memory.watched() if watch else _nothing():
+        cpu, read, start = _cpu(), _read(), time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        return Cost(seconds, _cpu() - cpu, _read() - read, memory.process, memory.total)
+
+
+def forget(folder: Path) -> None:
+    """Asks the kernel to drop the folder's files from its page cache: the next read goes to the disk."""
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)  # a page that is not yet on the disk cannot be dropped
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+class _Memory:
+    """Peaks of proportional set sizes: a page that several processes share is counted once, in parts."""
+
+    def __init__(self) -> None:
+        self.process = 0
+        self.total = 0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        done = threading.Event()
+        thread = threading.Thread(target=self._look, args=(done,))
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _look(self, done: threading.Event) -> None:
+        while not done.wait(_EVERY):
+            sizes = [_proportional(pid) for pid in _family()]
+            self.process = max(self.process, *sizes)
+            self.total = max(self.total, sum(sizes))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _family() -> list[int]:
+    """This process and its descendants."""
+    children: dict[int, list[int]] = {}
+    for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
+        if stat := _stat(pid):
+            children.setdefault(int(stat[1]), []).append(pid)
+    found = [os.getpid()]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, from the state on; none where the process has ended."""
+    return _text(pid, "stat").rpartition(")")[2].split()
+
+
+def _cpu() -> float:
+    """Processor seconds so far, of processes that have ended too: their parents were charged."""
+    return sum(int(tick) for pid in _family() for tick in _stat(pid)[11:15]) / _TICKS
+
+
+def _read() -> int:
+    return sum(_number(_text(pid, "io"), "\nread_bytes:") for pid in _family())
+
+
+def _proportional(pid: int) -> int:
+    return _number(_text(pid, "smaps_rollup"), "\nPss:") << 10
+
+
+def _number(text: str, label: str) -> int:
+    return int(text.partition(label)[2].split(maxsplit=1)[0]) if label in text else 0
+
+
+def _text(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return ""

@@ -1,0 +1,87 @@
+"""Each benchmark at a tiny size: it checks its results, says what it found, and can find that one is wrong."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from benchmarks import as_of, check, data, scaling, taxi, windows
+from benchmarks.data import Purchases
+from benchmarks.measure import measured
+from benchmarks.options import Options
+
+TINY = Purchases(rows=4000, spine=400, users=200, files=3)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    folder = tmp_path_factory.mktemp("bench")
+    return Options(full=False, rounds=1, data=folder / "data", results=folder / "results")
+
+
+def written(options: Options, theme: str) -> str:
+    return next(options.results.glob(f"{theme}_*.md")).read_text()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_as_of_is_checked_and_written_up(options: Options) -> None:
+    assert as_of.run(TINY, options)
+    report = written(options, "as_of")
+    assert "| mlray shuffle = DuckDB as-of | 400 | 4,400 | 0 |" in report
+    assert "mlray shuffle against DuckDB, wall" in report
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_windows_are_checked_and_written_up(options: Options) -> None:
+    assert windows.run(TINY, options)
+    report = written(options, "windows")
+    assert "| mlray shuffle = DuckDB windows | 400 | 9,200 | 0 |" in report
+    assert "| mlray shuffle = fractions, to the bit | 400 | 8,000 | 0 |" in report
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_taxi_is_checked_and_written_up(options: Options) -> None:
+    assert taxi.run((500,), options, per_day=300)
+    assert "| mlray to pandas = DuckDB, 500 | 500 | 4,000 | 0 |" in written(options, "taxi")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_scaling_is_checked_and_written_up(options: Options) -> None:
+    assert scaling.run(TINY, options, steps=(1, 2), clusters=(2,))
+    assert "| 2 nodes | shuffle |" in written(options, "scaling")
+
+
+def test_a_name_holds_the_same_rows_wherever_it_is_written(tmp_path: Path) -> None:
+    one, other = (check.digest(TINY.lake(tmp_path / name) / "spine") for name in ("one", "other"))
+    assert one == other
+
+
+def test_a_wrong_cell_and_a_missing_row_are_found() -> None:
+    right = pa.table({"id": [1, 2, 3], "a": [1.0, None, 3.0], "b": [0.1, 0.2, 0.3]})
+    wrong = pa.table({"id": [1, 2], "a": [1.0, 2.0], "b": [0.1 + 1e-12, 0.2]})
+    verdict = check.same_table("", "FROM left_one", "FROM right_one", ["a"], ["b"], left_one=wrong, right_one=right)
+    assert (verdict.rows, verdict.different, verdict.right) == (3, 4, False)
+
+
+def test_a_sum_that_is_off_in_its_last_bit_is_found(tmp_path: Path) -> None:
+    lake = TINY.lake(tmp_path)
+    added_up_by_sql = f"""
+        SELECT s.id, s.user_id, s.timestamp, sum(v0) AS v0_sum_30d, count(v0) AS v0_count_30d,
+            sum(v0) / count(v0) AS v0_mean_30d, max(v0) AS v0_max_30d
+        FROM {data.relation(lake / "spine")} s LEFT JOIN {data.relation(lake / "purchases")} p
+        ON s.user_id = p.user_id AND bought_at < timestamp AND bought_at >= timestamp - INTERVAL 30 DAY GROUP BY ALL"""
+    verdict = check.exact_windows("", lake, added_up_by_sql, ["30d"])
+    assert 0 < verdict.different < 800
+    assert not verdict.right
+
+
+def test_what_a_process_holds_and_takes_is_measured() -> None:
+    def work() -> None:
+        with duckdb.connect() as connection:
+            connection.execute("CREATE TABLE numbers AS SELECT sum(range) OVER (ORDER BY range) FROM range(2000000)")
+
+    cost = measured(work, watch=True)
+    assert cost.cpu > 0
+    assert cost.seconds > 0
+    assert cost.total >= cost.process > 32 << 20
