@@ -50,6 +50,17 @@ def ingest(
 
 
 @app.command()
+def layout(
+    source: Annotated[str, typer.Argument(help="A source by its name.")],
+    entity: Annotated[str | None, typer.Option(help="By whose key; none: every key that views read it by.")] = None,
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
+    """Keep a source's table in sorted buckets of a key, from which training sets are built fastest."""
+    _run("layout", config, json, source=source, entity=entity)
+
+
+@app.command()
 def build(
     out: Annotated[str | None, typer.Option(help="Write the training set as a new Delta table.")] = None,
     explain: Annotated[bool, typer.Option(help="Show how each view is joined and why, and build nothing.")] = False,

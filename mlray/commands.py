@@ -98,6 +98,14 @@ def ingest(
     return 0
 
 
+def layout(screen: Screen, recipe: Recipe, platform: Platform, source: str, entity: str | None) -> int:
+    known = {one.name: one for one in recipe.service.sources}.get(source, source)
+    with screen.working("layout") as note:
+        done = platform.layout(known, entity, progress=note)
+    screen.show("laid out", [asdict(one) | {"keys": ", ".join(one.keys)} for one in done])
+    return 0
+
+
 def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, explain: bool) -> int:
     started = perf_counter()
     with screen.working("build"):
@@ -196,6 +204,7 @@ _VERBS: Mapping[str, Callable[..., int]] = {
     "demo": demo,
     "apply": apply,
     "ingest": ingest,
+    "layout": layout,
     "build": build,
     "train": train,
     "register": register,

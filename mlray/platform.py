@@ -14,6 +14,7 @@ from mlray import cluster, verify
 from mlray.aggregation.window import Instants, microseconds
 from mlray.errors import TimeError
 from mlray.features.applied import Applied, Diff
+from mlray.features.entity import Entity
 from mlray.features.evaluate import view_schema
 from mlray.features.rows import check_expressions
 from mlray.features.service import FeatureService
@@ -22,6 +23,7 @@ from mlray.features.types import INSTANT, instants
 from mlray.ingest import Ingested, ingest
 from mlray.materialize import Materialized, materialize
 from mlray.offline import delta, training_set
+from mlray.offline.layout import LaidOut, lay_out
 from mlray.offline.plan import Strategy
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
@@ -111,6 +113,23 @@ class Platform:
             join=join,
             versions=versions,
         )
+
+    def layout(
+        self,
+        source: DeltaSource | str,
+        entity: Entity | str | None = None,
+        *,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> list[LaidOut]:
+        """Keeps a copy of the source's table in the layout that training sets are built from fastest: sorted files in
+        buckets of the entity's key. Only for speed; where there is one already, what is new is added.
+
+        entity: None: every key by which views in force read the source. progress: told how far it is.
+        """
+        known = self.applied.source(source) if isinstance(source, str) else source
+        keys = self.applied.keys_of(known, entity)
+        self.join_ray()
+        return [lay_out(self.settings.lake, known, columns, progress) for columns in keys]
 
     def ingest(self, source: DeltaSource | str, rows: Any, *, idempotency_key: str | None = None) -> Ingested:
         """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""

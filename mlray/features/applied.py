@@ -13,6 +13,7 @@ from obstore.store import LocalStore, from_url
 
 from mlray.errors import ConfigError, DefinitionError, UnknownName
 from mlray.features.catalog import service_from_text, service_hash, service_text, view_hash
+from mlray.features.entity import Entity
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
 from mlray.features.view import FeatureView
@@ -77,6 +78,22 @@ class Applied:
         mine = (source.name, source.path)
         views = {view_hash(v): v for s in self._all() for v in s.views if (v.source.name, v.source.path) == mine}
         return list(views.values())
+
+    def keys_of(self, source: DeltaSource, entity: Entity | str | None = None) -> list[tuple[str, ...]]:
+        """The key columns of an entity (a name: that some service in force uses), or of every view of the source."""
+        if isinstance(entity, Entity):
+            return [tuple(entity.keys)]
+        if entity is not None:
+            known = {view.entity.name: view.keys for s in self._all() for view in s.views if view.entity}
+            if entity not in known:
+                raise UnknownName.of("entity in any applied feature service", entity, known)
+            return [known[entity]]
+        keys = list(dict.fromkeys(view.keys for view in self.views_of(source) if view.keys))
+        if not keys:
+            raise DefinitionError(
+                f"source {source.name}: no view in force reads it by a key; apply one, or say entity=ml.Entity(...)"
+            )
+        return keys
 
     def past_views_of(self, source: DeltaSource) -> list[FeatureView]:
         """The views over the source's table of definitions no longer in force: models may still read them."""

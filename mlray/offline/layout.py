@@ -24,6 +24,7 @@ from mlray.offline import changes, delta
 from mlray.offline.copies import BUCKET, folder, identity, transactions
 from mlray.offline.copies import Layout as Layout
 from mlray.offline.copies import find as find
+from mlray.offline.ordering import marked
 from mlray.offline.parquet import commit_new
 from mlray.offline.relayout import MOST_FILES, Job, Note, Written, run
 
@@ -126,6 +127,7 @@ def _work(
         raise SchemaError(
             f"layout of source {source.name}: the table has a column '{BUCKET}', which a copy needs; rename it"
         )
+    marked(source, keys, table.schema.empty_table())  # what cannot be laid out says so before anything runs
     new = None if copy is None else _news(copy, table)
     files = table.files if new is None else new
     size = sum(file.size for file in files)
