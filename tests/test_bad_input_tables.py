@@ -22,7 +22,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 UTC_US = pa.timestamp("us", tz="UTC")
 COUNT = ml.Count(windows=[ml.lifetime])
-BOTH_WAYS = pytest.mark.parametrize("join", ["broadcast", "shuffle"])
+EVERY_WAY = pytest.mark.parametrize("join", ["broadcast", "shuffle", "co-partitioned"])
 
 
 def view(*features: Any, **source: Any) -> ml.FeatureView:
@@ -61,7 +61,7 @@ def events(at: Any, **columns: Any) -> pa.Table:
     return pa.table({"k": [7] * len(at), "at": at, "x": np.arange(len(at))} | columns)
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_events_without_time_are_never_read(ask: Ask, join: str) -> None:
     rows = events(pa.array(pd.Series([NOON - HOUR, pd.NaT, NOON - 2 * HOUR])).cast(UTC_US))
     assert ask(rows, spine(), "x", COUNT, join=join) == {"x": [0], "count_lifetime": [2]}
@@ -76,7 +76,7 @@ def test_a_time_is_a_timestamp(ask: Ask, cells: list[Any], tmp_path: Path) -> No
         ask(None, spine(timestamp=cells), "x", source={"path": "good"})
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_times_from_year_1_to_9999_are_times(ask: Ask, join: str) -> None:
     #  event    year 1         noon - 1h       9999-12-31
     #  asked         year 1 + 1 us     noon        9999-12-31 + 1us
@@ -87,7 +87,7 @@ def test_times_from_year_1_to_9999_are_times(ask: Ask, join: str) -> None:
     assert found == {"count_lifetime": [0, 1, 2, 3], "x_sum_1h": [None, 0, 1, 2]}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_times_at_the_ends_of_64_bits_do_not_wrap(ask: Ask, join: str) -> None:
     ends = [1 - 2**63, 2**63 - 2]
     rows = events(pa.array([*ends, 0]).cast(UTC_US))
@@ -110,7 +110,7 @@ def test_a_spine_of_nanoseconds_never_sees_the_future(ask: Ask) -> None:
     assert ask(events([NOON]), asked, "x", COUNT) == {"x": [0, 0, None], "count_lifetime": [0, 1, 0]}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 @pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.timestamp("ms"), pa.timestamp("us", tz="Asia/Tokyo")])
 def test_times_with_and_without_zone_meet_in_utc(ask: Ask, kind: pa.DataType, join: str) -> None:
     rows = events(pa.array([NOON - HOUR], UTC_US).cast(kind))
@@ -118,7 +118,7 @@ def test_times_with_and_without_zone_meet_in_utc(ask: Ask, kind: pa.DataType, jo
     assert ask(rows, asked, "x", join=join) == {"x": [0, None]}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_dates_are_midnights(ask: Ask, join: str) -> None:
     rows = events(pa.array([date(2026, 1, 1), date(2026, 1, 2)]))
     assert ask(rows, spine(timestamp=[NOON]), "x", COUNT, join=join) == {"x": [0], "count_lifetime": [1]}
@@ -158,7 +158,7 @@ SAME_KEYS: list[tuple[pa.Array, pa.Array]] = [
 ]
 
 
-@BOTH_WAYS
+@EVERY_WAY
 @pytest.mark.parametrize(("ours", "theirs"), SAME_KEYS, ids=lambda key: str(key.type))
 def test_keys_of_one_family_meet_by_value(ask: Ask, ours: pa.Array, theirs: pa.Array, join: str) -> None:
     assert ask(events([NOON], k=theirs), spine(k=ours), "x", join=join) == {"x": [0]}
@@ -177,7 +177,7 @@ def test_keys_that_cannot_be_compared_are_refused(ask: Ask, ours: Any, theirs: A
         ask(events([NOON], k=theirs), spine(k=ours), "x")
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_null_keys_and_times_in_the_spine_give_nulls_and_duplicates_the_same(ask: Ask, join: str) -> None:
     at = pa.array([NOON, None, NOON, NOON, None], UTC_US)
     asked = spine(k=pa.array([7, 7, None, 7, None], pa.int64()), timestamp=at)
@@ -185,12 +185,12 @@ def test_null_keys_and_times_in_the_spine_give_nulls_and_duplicates_the_same(ask
     assert found == {"x": [0, None, None, 0, None], "count_lifetime": [1, None, None, 1, None]}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_a_key_column_of_nulls_only_fits_any(ask: Ask, join: str) -> None:
     assert ask(events([NOON]), spine(k=pa.nulls(1)), "x", COUNT, join=join) == {"x": [None], "count_lifetime": [None]}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_an_empty_table_and_an_empty_spine(ask: Ask, join: str, tmp_path: Path) -> None:
     DeltaTable.create(str(tmp_path / "none"), events([NOON]).schema)
     none = ask(events([NOON]), spine(), "x", COUNT, source={"path": "none"}, join=join)
@@ -198,7 +198,7 @@ def test_an_empty_table_and_an_empty_spine(ask: Ask, join: str, tmp_path: Path) 
     assert ask(None, spine().slice(0, 0), "x", COUNT, join=join) == {"x": [], "count_lifetime": []}
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_a_window_longer_than_history_is_all_of_it(ask: Ask, join: str) -> None:
     long = ml.Count(windows=[ml.days(365 * 30_000)], offset=ml.hours(1), closed="right")
     found = ask(events([NOON - HOUR, datetime(1, 1, 1, tzinfo=UTC)]), spine(), long, join=join)
@@ -214,7 +214,7 @@ def test_a_duration_longer_than_time_is_refused(build: Callable[[], Any]) -> Non
         build()
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_a_million_rows_of_one_key(ask: Ask, join: str) -> None:
     n = 1_000_000
     start = int(NOON.timestamp() * 1_000_000)
@@ -234,8 +234,8 @@ def test_a_column_that_changes_type_between_files(ask: Ask, tmp_path: Path) -> N
     entry(table, 0, PLAIN, metadata(kinds), *files)
     assert ask(None, spine(), ml.Sum("x", windows=[ml.lifetime])) == {"x_sum_lifetime": [3]}
     entry(table, 1, add(table, "c.parquet", events([NOON - HOUR], x=["3"])))
-    for join in ("broadcast", "shuffle"):
-        with pytest.raises(ml.MlrayError, match=r"view spending: source events.*'x' is string in .*c\.parquet.*int64"):
+    for join in ("broadcast", "shuffle", "co-partitioned"):
+        with pytest.raises(ml.MlrayError, match=r"source events.*'x' is string in .*c\.parquet.*int64"):
             ask(None, spine(), "x", join=join)
 
 
@@ -247,20 +247,20 @@ def test_a_view_reads_only_what_it_needs_of_a_broken_table(ask: Ask, tmp_path: P
 
 
 @pytest.mark.parametrize("source", [{"where": "CAST(s AS INT) > 1"}, {"select": {"x": "CAST(s AS INT)"}}])
-@BOTH_WAYS
+@EVERY_WAY
 def test_an_expression_that_fails_on_a_row_fails_the_build(ask: Ask, source: Any, join: str) -> None:
     with pytest.raises(ml.MlrayError, match=r"source events: .*CAST\(s AS INT\).*'?no number"):
         ask(events([NOON - HOUR] * 2, s=["5", "no number"]), spine(), "x", source=source, join=join)
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_an_aggregate_whose_condition_fails_on_a_row_fails_the_build(ask: Ask, join: str) -> None:
     feature = ml.Count(windows=[ml.lifetime], where="CAST(s AS INT) > 1")
     with pytest.raises(ml.MlrayError, match=r"feature view spending: where .*CAST\(s AS INT\).*no number"):
         ask(events([NOON - HOUR] * 2, s=["5", "no number"]), spine(), feature, join=join)
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_columns_named_like_our_own_do_not_collide(ask: Ask, join: str) -> None:
     rows = events([NOON - HOUR], __ts=[1], __row=[2], __known=[3], timestamp=["t"], __keep=[False])
     found = ask(rows, spine(), "x", COUNT, join=join)
@@ -283,7 +283,7 @@ def test_a_feature_named_like_the_time_of_the_spine_is_refused(ask: Ask) -> None
         ask(events([NOON], timestamp=[1]), spine(), "timestamp")
 
 
-@BOTH_WAYS
+@EVERY_WAY
 def test_dictionaries_and_views_from_other_libraries_are_plain_columns(ask: Ask, join: str) -> None:
     asked = pl.DataFrame({"k": pl.Series(["a", "b"], dtype=pl.Categorical), "timestamp": [NOON, NOON]})
     rows = events([NOON - HOUR, NOON - HOUR], k=["a", "b"], s=pa.array(["u", "v"]).dictionary_encode())

@@ -193,14 +193,15 @@ def versions(path: Path, *ages: float) -> datetime:
     return now
 
 
-def test_a_version_may_be_given_by_number_or_by_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_version_may_be_given_by_number_or_by_time(scheme: str, tmp_path: Path) -> None:
     #  version     0         1         2
     #  hours ago   3    2    1    0    -    a commit belongs to its own instant
     now = versions(tmp_path, 3, 2, 1)
     hour = timedelta(hours=1)
     asked = [now - 3 * hour, now - 2 * hour - timedelta(seconds=1), now - 2 * hour, now, 1, None]
-    assert [delta.table_at(str(tmp_path), "t", v).version for v in asked] == [0, 0, 1, 2, 1, 2]
-    assert len(rows(tmp_path, now - 2 * hour)) == 2
+    assert [delta.table_at(f"{scheme}{tmp_path}", "t", v).version for v in asked] == [0, 0, 1, 2, 1, 2]
+    assert len(rows(f"{scheme}{tmp_path}", now - 2 * hour)) == 2
 
 
 def test_a_time_is_aware_and_not_before_the_table(tmp_path: Path) -> None:
