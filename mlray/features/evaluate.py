@@ -120,10 +120,10 @@ class _Evaluation:
         column = self._column(aggregate.column) if aggregate.column else None
         usable = column.usable if column else np.ones(len(self.events.timeline), dtype=np.bool_)
         known = column.values if column else Values("", "int", np.zeros(len(usable), dtype=np.int64))
-        if aggregate.numeric and known.kind == "ordered":
+        if column and aggregate.numeric and known.kind == "ordered":
             raise SchemaError(
-                f"feature view {self.view.name}: {type(aggregate).__name__} adds in 64 bits with sign, but column "
-                f"'{known.name}' is uint64 and has values from 2^63 on; cast it: "
+                f"feature view {self.view.name}: {type(aggregate).__name__} needs numbers that 64 bits with sign hold, "
+                f"but column '{known.name}' is {column.type}, here with values beyond them; cast it: "
                 f"select={{'{known.name}': 'CAST({known.name} AS DOUBLE)'}}"
             )
         if aggregate.of_condition:

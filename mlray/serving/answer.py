@@ -1,13 +1,14 @@
 """What a caller gets, as JSON.
 
 Floats are written so that they read back to the same bits. JSON has no NaN and no infinities: they are null, like a
-missing value (the prediction log keeps them apart). Times are ISO 8601 in UTC, bytes hexadecimal, decimals text.
+missing value (the prediction log keeps them apart). Times are ISO 8601 in UTC, durations seconds, bytes hexadecimal,
+decimals text.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -86,8 +87,10 @@ def plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return instant(value)
-    if isinstance(value, date):
+    if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Decimal):
