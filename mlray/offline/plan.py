@@ -191,15 +191,13 @@ def groups(reads: Sequence[Read], types: Mapping[int, pa.Schema], rows: int) -> 
 
 
 def _parts(reads: Sequence[Read], rows: int) -> int:
-    needed = [rows // _ROWS_PER_PART]
-    for read in reads:
-        if read.layout is not None:
-            needed.append(read.layout.buckets)
-        else:
-            needed += [read.size // _BYTES_PER_PART, read.rows // _ROWS_PER_PART]
+    """As many as the managed copies have buckets; more only where parts would grow too large."""
+    copies = [read.layout.buckets for read in reads if read.layout is not None]
+    moved = [read for read in reads if read.layout is None]
+    needed = [rows // _ROWS_PER_PART, *copies]
+    needed += [max(read.size // _BYTES_PER_PART, read.rows // _ROWS_PER_PART) for read in moved]
     parts = 1 << max(max(needed) - 1, 0).bit_length()
-    most = max([_MOST_PARTS, *(read.layout.buckets for read in reads if read.layout is not None)])
-    return min(max(parts, _FEWEST_PARTS), most)
+    return max([min(parts, _MOST_PARTS), *(copies or [_FEWEST_PARTS])])
 
 
 def explained(reads: Sequence[Read]) -> list[str]:

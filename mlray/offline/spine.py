@@ -57,7 +57,7 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
         table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
         fits(_canonical(table.schema))
         who = f"spine {table.name}"
-        refs: list[Any] = [_read.remote(part, table.schema, who) for part in _parts_of(table.files)]
+        refs = [ref for part in _parts_of(table.files) for ref in _read_in(part, table.schema, who)]
         return _described(numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
         refs = spine.materialize().to_arrow_refs()
@@ -157,6 +157,13 @@ def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
     return [tuple(part) for part in parts]
 
 
+def _read_in(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Any]:
+    """References to the blocks that some files make."""
+    pieces = -(-sum(file.rows or 0 for file in files) // _MOST_ROWS)
+    refs: Any = _read.options(num_returns=max(pieces, 1)).remote(files, schema, who, max(pieces, 1))
+    return refs if pieces > 1 else [refs]
+
+
 def numbered(refs: Sequence[Any]) -> list[Block]:
     """Positions need the sizes of all blocks before; the blocks stay where they are, only counts come here."""
     counts = ray.get([_count.remote(ref) for ref in refs])
@@ -194,8 +201,10 @@ def facts(rows: pa.Table, offset: int, timestamp: str) -> tuple[tuple[int, int],
 
 
 @ray.remote(num_cpus=1, max_retries=-1)
-def _read(files: Sequence[delta.File], schema: pa.Schema, who: str) -> pa.Table:
-    return scan.read(files, schema, schema.names, who)
+def _read(files: Sequence[delta.File], schema: pa.Schema, who: str, pieces: int) -> Any:
+    rows = scan.read(files, schema, schema.names, who)
+    size = -(-rows.num_rows // pieces)
+    return [rows.slice(i * size, size) for i in range(pieces)] if pieces > 1 else rows
 
 
 @ray.remote(num_cpus=1, max_retries=-1)
