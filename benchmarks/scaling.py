@@ -47,7 +47,7 @@ def _rows(
     contestants = {
         f"{who} {size.rows}": session.built(lake, SERVICE, join) for size, lake in zip(sizes, lakes, strict=True)
     }
-    return list(interleaved(contestants, lakes[-1], options.data / "out", options.rounds).values())
+    return list(interleaved(contestants, options.data, options.data / "out", options.rounds).values())
 
 
 def _growth(
