@@ -67,9 +67,14 @@ class Timeline:
 
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
-        here = codes != NOWHERE
-        lo, hi = (np.where(here, np.searchsorted(self.marks, self.axis.marks(codes, b)), 0) for b in (start, end))
+        lo, hi = self.first(codes, start), self.first(codes, end)
         return lo, np.maximum(lo, hi)
+
+    def first(self, codes: Ranges, bound: Times) -> Ranges:
+        """The first row of the code with time >= bound, or the end of the code's rows; 0 for no such key."""
+        found = np.searchsorted(self.marks, self.axis.marks(codes, bound))
+        found[codes == NOWHERE] = 0
+        return found
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""

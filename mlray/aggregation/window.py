@@ -136,9 +136,16 @@ class Window:
 
     def bounds(self, q: Instants, lag: int) -> tuple[Times, Times]:
         """The half-open [start, end) of event times, per query, in microseconds."""
-        end = minus(q.floor if self.closed == "right" else q.ceil, lag + self.offset)
+        end = self._end(q, lag)
         start = np.full_like(end, EARLIEST) if self.length is None else self._on_grid(minus(end, self.length))
         return (after(start), after(end)) if self.closed == "right" else (start, end)
+
+    def end(self, q: Instants, lag: int) -> Times:
+        """The end of `bounds`; windows that differ in length only have the same."""
+        return after(self._end(q, lag)) if self.closed == "right" else self._end(q, lag)
+
+    def _end(self, q: Instants, lag: int) -> Times:
+        return minus(q.floor if self.closed == "right" else q.ceil, lag + self.offset)
 
     def _on_grid(self, start: Times) -> Times:
         if not self.resolution:

@@ -66,6 +66,7 @@ class _Evaluation:
         self._coded: dict[str, Coded] = {}
         self._where: dict[str, NDArray[np.bool_]] = {}
         self._positions: dict[Window, tuple[Ranges, Ranges]] = {}
+        self._ends: dict[tuple[int, str], Ranges] = {}
         self._visible: dict[tuple[Window, ...], Visible] = {}
         self._inputs: dict[tuple[Any, ...], Any] = {}
 
@@ -148,13 +149,20 @@ class _Evaluation:
         return np.tile(at_query(self.queries.instants), windows)
 
     def _held(self, window: Window) -> tuple[Ranges, Ranges]:
+        """The range of events in the window, per query; empty where it has no answer."""
         if window not in self._positions:
-            bounds = window.bounds(self.queries.instants, self.view.source.lag_us)
-            lo, hi = self.events.timeline.positions(self.queries.codes, *bounds)
-            if self.silent.any():
-                lo, hi = np.where(self.silent, 0, lo), np.where(self.silent, 0, hi)
-            self._positions[window] = lo, hi
+            q, lag = self.queries.instants, self.view.source.lag_us
+            ends = (window.offset, window.closed)
+            if ends not in self._ends:
+                self._ends[ends] = self._first(window.end(q, lag))
+            lo, hi = self._first(window.bounds(q, lag)[0]), self._ends[ends]
+            self._positions[window] = lo, np.maximum(lo, hi)
         return self._positions[window]
+
+    def _first(self, bound: Times) -> Ranges:
+        found = self.events.timeline.first(self.queries.codes, bound)
+        found[self.silent] = 0
+        return found
 
     def _column(self, name: str) -> Coded:
         """The column's values in the order of the timeline."""
