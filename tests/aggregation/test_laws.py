@@ -86,10 +86,11 @@ def aggregates(draw: st.DrawFn, kind: str) -> Aggregate:
 
 @st.composite
 def segments(draw: st.DrawFn, kind: str, count: int) -> tuple[Aggregate, list[Values]]:
-    """An aggregate, and segments of one column that it takes."""
+    """An aggregate, and segments of one column that it takes; few different values, so that they repeat."""
     aggregate = draw(aggregates(kind))
     form = draw(forms(aggregate))
-    cells = st.lists(form.cells, max_size=5)
+    few = draw(st.lists(form.cells, min_size=1, max_size=3))
+    cells = st.lists(st.sampled_from(few), max_size=5)
     return aggregate, [form.values(draw(cells)) for _ in range(count)]
 
 
@@ -173,7 +174,7 @@ def test_a_range_is_answered_as_if_it_were_all_there_is(kind: str, data: st.Data
     aggregate, parts = data.draw(segments(kind, 5))
     ends = list(accumulate((len(part.array) for part in parts), initial=0))
     cuts = st.sampled_from(ends)
-    ranges = [(min(a, b), max(a, b)) for a, b in data.draw(st.lists(st.tuples(cuts, cuts), max_size=6))]
+    ranges = [(min(a, b), max(a, b)) for a, b in data.draw(st.lists(st.tuples(cuts, cuts), min_size=1, max_size=6))]
     values = joined(parts)
     assert over(aggregate, values, ranges) == [
         whole(aggregate, replace(values, array=values.array[a:b])) for a, b in ranges
@@ -192,6 +193,18 @@ def test_a_second_window_asks_what_the_first_asked(kind: str, data: st.DataObjec
     apart = [over(aggregate, replace(values, shared={}), part) for part in (one, other)]
     assert over(aggregate, values, one + other) == apart[0] + apart[1]
     assert over(aggregate, values, one) == apart[0]
+
+
+@of_kernels
+@given(data=st.data())
+def test_kinds_over_the_same_values_and_ranges_do_not_disturb_one_another(data: st.DataObject) -> None:
+    """They are given the same objects, and keep there what they share."""
+    form = data.draw(st.sampled_from(NUMBERS))
+    values = form.values(data.draw(st.lists(form.cells, max_size=6)))
+    kinds = data.draw(st.permutations([kind for kind, made in registered.items() if not made.of_condition]))
+    lo, hi = np.zeros(1, dtype=np.int64), np.array([len(values.array)])
+    for aggregate in (data.draw(aggregates(kind)) for kind in kinds):
+        assert bits(answers(aggregate.over(values, lo, hi))[0]) == whole(aggregate, values)
 
 
 HOUR = 3_600_000_000

@@ -122,6 +122,12 @@ def test_decimals_are_numbers() -> None:
     assert asked(view_of(*(kind("x", windows=[ml.days(1)]) for kind in kinds)), x) == [0.9, 0.3, 0.2, Decimal("0.60")]
 
 
+def test_a_share_is_of_all_rows_and_a_count_of_those_that_are_kept() -> None:
+    x, when = pa.array([1, 5, None, 7]), {"windows": [ml.days(1)], "where": "x > 4"}
+    assert asked(view_of(ml.Count(**when), ml.Share(**when)), x) == [2, 0.5]
+    assert asked(view_of(ml.Share(**when), ml.Count(**when)), x) == [0.5, 2]
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.binary(), pa.date32(), pa.timestamp("us"), pa.time64("us")], ids=str)
 def test_a_numeric_kind_over_no_numbers_is_refused(kind: pa.DataType) -> None:
     with pytest.raises(SchemaError, match=r"view v: Median needs numbers, but column 'x' is .*; cast it: select="):
