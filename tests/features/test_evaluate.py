@@ -64,4 +64,5 @@ def test_types_are_those_that_the_schema_promises(seed: int) -> None:
 
 
 def test_every_registered_aggregate_is_generated() -> None:
+    """A new kind is added to the kinds of tests/generated.py, its parameters beside them, and to tests/oracle.py."""
     assert set(KINDS) == set(declared.KINDS)
