@@ -95,7 +95,12 @@ def refresh(
         base = base if copy is None else copy.table.version
         work = _work(root, source, tuple(keys), table, mark, base, copy)
         written = run(work.job, work.files, note)
-        _commit(work, mark, table.version, written)
+        if _committed(work, mark, table.version, written):
+            note(f"version {table.version} committed")
+            if work.anew or written.folded:
+                DeltaTable(root).vacuum(dry_run=False, full=True)
+            if (made := find(lake, source, keys, mirrors=table.version)) is not None:
+                return made
     raise Conflict(f"{who}: others kept changing the managed copy at {root}; try again")
 
 
@@ -160,15 +165,15 @@ def _rows(files: Sequence[delta.File]) -> int:
     return sum(file.size // 64 if file.rows is None else file.rows for file in files)
 
 
-def _commit(work: Work, mark: str, version: int, written: Written) -> None:
-    """Puts the files into the copy, in one commit, unless another writer was first."""
+def _committed(work: Work, mark: str, version: int, written: Written) -> bool:
+    """Puts the files into the copy, in one commit; False where another writer was first."""
     job = work.job
     schema = job.schema.append(pa.field(BUCKET, pa.int32()))
     marks, metadata = transactions(mark, version, job.buckets), {"mlray.source_version": str(version)}
     try:
         if work.base is None:
             commit_new(job.root, schema, written.added, partition_by=[BUCKET], transactions=marks, metadata=metadata)
-            return
+            return True
         opened = DeltaTable(job.root, version=work.base)
         removed = _removals(written.folded)
         # An overwrite of no partition replaces no file, but the schema.
@@ -182,9 +187,8 @@ def _commit(work: Work, mark: str, version: int, written: Written) -> None:
             commit_properties=CommitProperties(custom_metadata=metadata, app_transactions=marks),
         )
     except (CommitFailedError, Conflict):
-        return
-    if work.anew or removed:
-        DeltaTable(job.root).vacuum(dry_run=False, full=True)
+        return False
+    return True
 
 
 def _removals(files: Sequence[delta.File]) -> list[RemoveAction]:

@@ -148,10 +148,10 @@ def _put(root: str, name: str, rows: pa.Table, stats: Sequence[str], row_group: 
 
 
 def _repetitive(rows: pa.Table, row_group: int) -> list[str]:
-    """The columns of which few cells in the first row group are distinct."""
+    """The columns of which at most half of the cells in the first row group are distinct: half the size, as quick."""
     head = rows.slice(0, row_group)
     plain = [f.name for f in head.schema if not pa.types.is_nested(f.type)]
-    return [c for c in plain if 4 * pc.count_distinct(head.column(c), mode="all").as_py() <= head.num_rows]
+    return [c for c in plain if 2 * pc.count_distinct(head.column(c), mode="all").as_py() <= head.num_rows]
 
 
 def _statistics(rows: pa.Table, columns: Sequence[str]) -> str:

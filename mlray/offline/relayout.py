@@ -27,7 +27,7 @@ from mlray.offline.parquet import write_file
 MOST_FILES = 8
 """A bucket that would have more has its small ones folded into one."""
 
-_GROUP_BYTES = 256 << 20
+_GROUP_BYTES = 128 << 20
 """Bytes of source files that one task reads, at most, but for a larger one alone."""
 _CUT_BYTES = 512 << 20
 """Bytes of rows that are cut at a time."""

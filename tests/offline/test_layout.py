@@ -129,11 +129,12 @@ def test_a_copy_follows_whatever_happens_to_its_source(seed: int, tmp_path: Path
     rng = Random(seed)
     source, keys = SOURCES[rng.choice(sorted(SOURCES))]
     write(tmp_path, rows(rng, 60))
+    new_values = {"country": "FR"}
     happenings: dict[str, Callable[[], Any]] = {
         "append": lambda: write(tmp_path, rows(rng, rng.choice([0, 1, 40, 300]))),
         "append again": lambda: write(tmp_path, rows(rng, 3)),
         "delete": lambda: DeltaTable(str(tmp_path / "events")).delete(f"user_id = {rng.randrange(60)}"),
-        "update": lambda: DeltaTable(str(tmp_path / "events")).update(predicate="txn = 2", new_values={"country": "FR"}),
+        "update": lambda: DeltaTable(str(tmp_path / "events")).update(predicate="txn = 2", new_values=new_values),
         "overwrite": lambda: write(tmp_path, rows(rng, 90), mode="overwrite"),
         "optimize": lambda: DeltaTable(str(tmp_path / "events")).optimize.compact(),
         "refresh": lambda: check(layout.refresh(str(tmp_path), source, keys), tmp_path, source),
