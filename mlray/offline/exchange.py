@@ -122,16 +122,20 @@ def exchange_events(read: Read, group: Group) -> Cuts:
     )
 
 
-def together(files: Sequence[delta.File], size: int = _BYTES_PER_TASK) -> list[tuple[delta.File, ...]]:
-    """Neighbouring files for one task: together at most `size` bytes, or a larger one alone."""
-    parts: list[list[delta.File]] = []
+def together(files: Sequence[delta.File], size: int = _BYTES_PER_TASK) -> list[tuple[scan.Slice, ...]]:
+    """What one task reads at a time: neighbouring files of together at most `size` bytes, or a run of row groups of a
+    larger one.
+    """
+    parts: list[list[scan.Slice]] = []
     filled = 0
     for file in files:
-        if not parts or filled + file.size > size:
-            parts.append([])
-            filled = 0
-        parts[-1].append(file)
-        filled += file.size
+        pieces = max(-(-file.size // size), 1)
+        if pieces > 1 or not parts or filled + file.size > size:
+            parts += [[scan.Slice(file, i, pieces)] for i in range(pieces)]
+            filled = size if pieces > 1 else file.size
+        else:
+            parts[-1].append(scan.Slice(file))
+            filled += file.size
     return [tuple(part) for part in parts]
 
 
@@ -170,7 +174,7 @@ def _cut_questions(
 @ray.remote(num_cpus=1, max_retries=-1)
 def _cut_events(
     view: FeatureView,
-    files: Sequence[delta.File],
+    files: Sequence[scan.Slice],
     schema: pa.Schema,
     bounds: Bounds,
     types: pa.Schema,

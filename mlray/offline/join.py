@@ -39,6 +39,9 @@ from mlray.offline.exchange import (
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.spine import ROW, Spine, numbered, placed
 
+_FEW = 16_384
+"""Spine rows of a part that are worth a look at which row groups of the events they need."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -201,16 +204,31 @@ def answered(part: Part, context: Context) -> tuple[pa.Table, dict[BoundView, pa
     spine = by_key_and_time(rows, context.group, context.timestamp)
     answers = {}
     for read, source in zip(context.group.reads, part.events, strict=True):
-        found = bucket_events(read, source)
+        found = bucket_events(read, source, _wanted(read, spine))
         answers[read.bound] = answer_part(read.bound, found, spine, context.timestamp)
     return spine, answers
 
 
-def bucket_events(read: Read, source: Sequence[Any]) -> pa.Table:
-    """The events of one bucket, from files of a managed copy or from pieces."""
+def bucket_events(read: Read, source: Sequence[Any], wanted: scan.Among | None = None) -> pa.Table:
+    """The events of one bucket, from files of a managed copy (only row groups that may hold a wanted key) or pieces."""
     if not source or isinstance(source[0], File):
-        return events(read.view, scan.read(source, read.table.schema, read.columns, read.who))
+        return events(read.view, scan.read(source, read.table.schema, read.columns, read.who, wanted))
     return gather(source)
+
+
+def _wanted(read: Read, spine: pa.Table) -> scan.Among | None:
+    """The keys that few spine rows ask for; only the first part of a key, and only if the table spells it itself."""
+    key = read.view.keys[0]
+    if spine.num_rows > _FEW or key in read.view.source.select:
+        return None
+    kind = read.table.schema.field(key).type
+    column = spine.column(read.bound.spine_keys[0]).drop_null()
+    if pa.types.is_string(kind):
+        column = column.cast(pa.string()).cast(pa.binary())
+    elif not pa.types.is_integer(kind):
+        return None
+    values = sorted(column.unique().to_pylist())
+    return scan.Among(key, values) if values else None
 
 
 def by_key_and_time(rows: pa.Table, group: Group, timestamp: str) -> pa.Table:

@@ -1,7 +1,9 @@
 """Reading Parquet files of a table: just the columns asked, in the table's types, without replaying its log."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -23,20 +25,43 @@ Within = tuple[str, Any, Any]
 """A column and the least and greatest value wanted; None is an open end. Times are int microseconds UTC."""
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """A column and the values wanted, in order, at least one: as `File.low` spells them, but texts as bytes."""
+
+    column: str
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A file's row groups, but only the `index`-th of `count` runs of neighbours: a large file for several tasks."""
+
+    file: File
+    index: int = 0
+    count: int = 1
+
+
 def read(
-    files: Sequence[File], schema: pa.Schema, columns: Sequence[str], who: str, within: Within | None = None
+    files: Sequence[File | Slice],
+    schema: pa.Schema,
+    columns: Sequence[str],
+    who: str,
+    within: Within | Among | None = None,
 ) -> pa.Table:
     """The columns of the files, one after another, in the types of `schema`.
 
     A column that a file lacks is null there; one of another type is cast where no value changes. within: row groups
-    that hold no value in its range are skipped; those that hold one come whole. who: the view or source, for messages.
+    that hold no value in its range, or none of its values, are skipped; those that hold one come whole. who: the view
+    or source, for messages.
     SchemaError names a column that is not in the schema, or that a file holds in a type which does not fit.
     """
     for name in columns:
         if name not in schema.names:
             raise SchemaError.missing_column(who, name, "the table", schema.names)
     wanted = pa.schema([schema.field(name) for name in columns])
-    tables = [_read(file, wanted, who, within) for file in files]
+    slices = [file if isinstance(file, Slice) else Slice(file) for file in files]
+    tables = [_read(one, wanted, who, within) for one in slices]
     if not columns:  # the only thing a table without columns has is its length, and concatenation forgets it
         return pa.table({"": pa.nulls(sum(table.num_rows for table in tables))}).select([])
     return pa.concat_tables([wanted.empty_table(), *tables])
@@ -72,13 +97,13 @@ def _as_asked(value: Any, low: Any, high: Any) -> Any:
     return (value - _EPOCH).days * _DAY if by_instant and isinstance(value, date) else value
 
 
-def _read(file: File, wanted: pa.Schema, who: str, within: Within | None) -> pa.Table:
-    partition = dict(file.partition)
-    if within is not None and not _may_hold(file, within):
+def _read(one: Slice, wanted: pa.Schema, who: str, within: Within | Among | None) -> pa.Table:
+    file, partition = one.file, dict(one.file.partition)
+    if isinstance(within, tuple) and not _may_hold(file, within):
         return wanted.empty_table()
     try:
         with _opened(file.path) as source:
-            groups = _groups(source, within)
+            groups = _groups(source, one, within)
             names = set(source.schema_arrow.names)
             there = [n for n in wanted.names if n in names and n not in partition]
             rows = source.read_row_groups(groups, columns=there, use_threads=False)
@@ -122,20 +147,32 @@ def _storage(root: str) -> pafs.PyFileSystem:
     return pafs.PyFileSystem(DeltaStorageHandler(root))
 
 
-def _groups(source: pq.ParquetFile, within: Within | None) -> list[int]:
-    """The row groups that may hold a value in the range."""
+def _groups(source: pq.ParquetFile, one: Slice, within: Within | Among | None) -> list[int]:
+    """The row groups of the slice that may hold a value wanted."""
     metadata = source.metadata
-    every = list(range(metadata.num_row_groups))
-    if within is None or not every:
-        return every
-    column, low, high = within
+    count = metadata.num_row_groups
+    mine = list(range(count * one.index // one.count, count * (one.index + 1) // one.count))
+    if within is None or not mine:
+        return mine
+    column = within.column if isinstance(within, Among) else within[0]
     first = metadata.row_group(0)
     at = next((i for i in range(first.num_columns) if first.column(i).path_in_schema == column), None)
     if at is None:
-        return every
+        return mine
     logical = json.loads(source.schema.column(at).logical_type.to_json())
-    ends = [end.encode() if isinstance(end, str) else end for end in (low, high)]
-    return [i for i in every if _overlap(*_bounds(metadata.row_group(i).column(at), logical), *ends)]
+    bounds = [(i, *_bounds(metadata.row_group(i).column(at), logical)) for i in mine]
+    if isinstance(within, Among):
+        return [i for i, least, greatest in bounds if _one_lies(within.values, least, greatest)]
+    ends = [end.encode() if isinstance(end, str) else end for end in within[1:]]
+    return [i for i, least, greatest in bounds if _overlap(least, greatest, *ends)]
+
+
+def _one_lies(values: Sequence[Any], least: Any, greatest: Any) -> bool:
+    """Whether one of the ordered values lies in [least, greatest]; what cannot be compared may."""
+    if least is None or greatest is None or len({_kind(v) for v in (least, greatest, values[0])}) != 1:
+        return True
+    at = bisect_left(values, least)
+    return at < len(values) and values[at] <= greatest
 
 
 def _overlap(least: Any, greatest: Any, low: Any, high: Any) -> bool:

@@ -1,5 +1,6 @@
 """Answers in slices, within bounds and by bucket equal the naive oracle; pure functions, no Ray."""
 
+from pathlib import Path
 from typing import Any
 
 import declared
@@ -9,10 +10,12 @@ import pytest
 from generated import World, differences, expected, lean, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 import mlray as ml
 from mlray.features.rows import KNOWN, TS, events
 from mlray.features.service import FeatureService
+from mlray.offline import scan
 from mlray.offline.answer import answer_part, coded_keys, queries, runs, slices
 from mlray.offline.exchange import cut, cut_events, spine_buckets, together, within
 from mlray.offline.log import File
@@ -122,9 +125,32 @@ def test_a_cut_holds_every_row_once_in_its_order() -> None:
     assert [c["a"].to_pylist() for c in cut(rows, np.array([2, 0, 2, 1, 0, 2]), 4)] == [[1, 4], [3], [0, 2, 5], []]
 
 
-def test_small_files_are_read_together_and_large_ones_alone() -> None:
+def test_small_files_are_read_together_and_large_ones_in_runs_of_row_groups() -> None:
     files = [File(str(i), 1, size) for i, size in enumerate([4, 5, 20, 3, 3])]
-    assert [[f.size for f in part] for part in together(files, 10)] == [[4, 5], [20], [3, 3]]
+    parts = [[(s.file.size, s.index, s.count) for s in part] for part in together(files, 10)]
+    assert parts == [[(4, 0, 1), (5, 0, 1)], [(20, 0, 2)], [(20, 1, 2)], [(3, 0, 1), (3, 0, 1)]]
+
+
+@pytest.mark.parametrize("keys", [[0, 1], [7], [40, 55, 99], [1000]])
+@pytest.mark.parametrize("kind", [pa.int32(), pa.string()])
+def test_only_row_groups_that_may_hold_a_key_are_read(kind: pa.DataType, keys: list[int], tmp_path: Path) -> None:
+    #  row groups of ten keys each: 000-009, 010-019, ...
+    rows = pa.table({"k": pa.array([f"{k:03}" for k in range(100)]).cast(kind)})
+    parquet.write_table(rows, tmp_path / "f.parquet", row_group_size=10)
+    file = File(str(tmp_path / "f.parquet"), 100, 1)
+    wanted = [f"{k:03}".encode() if kind == pa.string() else k for k in keys]
+    found = scan.read([file], rows.schema, ["k"], "test", scan.Among("k", wanted))
+    groups = {k // 10 for k in keys if k < 100}
+    assert found["k"].cast(pa.int64()).to_pylist() == [k for k in range(100) if k // 10 in groups]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_the_slices_of_a_file_hold_its_rows_once(count: int, tmp_path: Path) -> None:
+    rows = pa.table({"k": range(95)})
+    parquet.write_table(rows, tmp_path / "f.parquet", row_group_size=10)
+    file = File(str(tmp_path / "f.parquet"), 95, 1)
+    parts = [scan.read([scan.Slice(file, i, count)], rows.schema, ["k"], "test") for i in range(count)]
+    assert pa.concat_tables(parts).equals(rows)
 
 
 def test_what_is_known_too_late_for_every_question_is_left_behind() -> None:
