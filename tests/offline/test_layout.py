@@ -1,5 +1,7 @@
 """A managed copy holds exactly the rows that a view can see, each in the bucket of its key, every file sorted."""
 
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
 import mlray as ml
 from mlray.errors import Conflict, DefinitionError, SchemaError, UnknownName
 from mlray.features.rows import KNOWN, SEQ, TS, events
-from mlray.offline import delta, layout, relayout, scan
+from mlray.offline import delta, layout, ordering, relayout, scan
 from mlray.offline.bucket import buckets
 from mlray.offline.copies import BUCKET, folder
 from mlray.offline.layout import Layout
@@ -250,6 +253,47 @@ def test_a_version_that_no_copy_mirrors_is_not_found(tmp_path: Path) -> None:
     assert [f and f.source_version for f in found] == [None, 1, None]
     with pytest.raises(Conflict, match="mirrors version 1 already and nothing mirrors version 0"):
         layout.refresh(str(tmp_path), SOURCE, ["user_id"], 0)
+
+
+def test_a_version_whose_files_may_be_gone_by_now_is_not_found(tmp_path: Path) -> None:
+    write(tmp_path, rows(Random(1), 40))
+    root = Path(layout.refresh(str(tmp_path), SOURCE, ["user_id"]).table.path)
+    write(tmp_path, rows(Random(2), 50), mode="overwrite")
+    layout.refresh(str(tmp_path), SOURCE, ["user_id"])
+    entry = root / "_delta_log" / f"{1:020}.json"
+    a_week_ago = int((datetime.now(UTC) - timedelta(days=7)).timestamp() * 1000)
+    entry.write_text(re.sub(r'"deletionTimestamp":\d+', f'"deletionTimestamp":{a_week_ago}', entry.read_text()))
+    assert layout.find(str(tmp_path), SOURCE, ["user_id"], mirrors=0) is None
+    assert layout.find(str(tmp_path), SOURCE, ["user_id"], mirrors=1) is not None
+
+
+def test_what_a_crash_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    write(tmp_path, rows(Random(1), 40))
+    root = Path(layout.refresh(str(tmp_path), SOURCE, ["user_id"]).table.path)
+    old, young = (root / f"{BUCKET}=0" / name for name in ("old.parquet", "young.parquet"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    a_month_ago = (datetime.now(UTC) - timedelta(days=30)).timestamp()
+    os.utime(old, (a_month_ago, a_month_ago))
+    write(tmp_path, rows(Random(2), 50), mode="overwrite")
+    layout.refresh(str(tmp_path), SOURCE, ["user_id"])
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_rows_read_in_slices_and_long_texts_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, rows(Random(1), 200))
+    table = delta.table_at(str(tmp_path / "events"), "source")
+    job = relayout.Job(str(tmp_path / "copy"), SOURCE, ("name",), table.schema, 4, 2, "stem", {})
+    whole = relayout.scattered(job, table.files)
+    first = relayout.gathered(job, 1, [whole[1]])
+    monkeypatch.setattr(relayout, "_CUT_BYTES", 2_000)
+    monkeypatch.setattr(ordering, "_LONG", 100)
+    cut = relayout.scattered(job, table.files)
+    again = relayout.gathered(job, 1, [cut[1].slice(0, 10), cut[1].slice(10)])
+    assert cut[0].column("name").type == pa.large_string()
+    assert repr([part.to_pylist() for part in cut]) == repr([part.to_pylist() for part in whole])
+    assert [action.stats for action in again.added] == [action.stats for action in first.added]
+    assert pq.read_schema(tmp_path / "copy" / again.added[0].path).field("name").type == pa.string()
 
 
 def test_an_empty_table_has_an_empty_copy_that_grows(tmp_path: Path) -> None:
