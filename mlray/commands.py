@@ -21,6 +21,7 @@ from mlray import pipeline
 from mlray.demo import run_demo
 from mlray.errors import ConfigError, SchemaError, TimeError
 from mlray.materialize import Materialized
+from mlray.offline.write import BuildProgress
 from mlray.platform import Platform, connect
 from mlray.recipe import Recipe
 
@@ -108,12 +109,12 @@ def layout(screen: Screen, recipe: Recipe, platform: Platform, source: str, enti
 
 def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, explain: bool) -> int:
     started = perf_counter()
-    with screen.working("build"):
+    with screen.working("build") as note:
         ts = pipeline.training_set(recipe, platform)
         if explain:
             screen.show("plan", [], {"plan": ts.explain()})
             return 0
-        rows = ts.write_delta(out) if out else ts.cached().count()
+        rows = ts.write_delta(out, lambda now: note(_written(now))) if out else ts.cached().count()
     screen.show(
         "training set",
         [{"service": ts.service, "rows": rows, "features": len(ts.features), "seconds": perf_counter() - started}],
@@ -261,6 +262,11 @@ def _instant(text: str) -> datetime:
     if moment.tzinfo is None:
         raise TimeError.naive("the instant", moment)
     return moment
+
+
+def _written(now: BuildProgress) -> str:
+    resumed = f", {now.resumed:,} from an earlier try" if now.resumed else ""
+    return f"{now.parts} of {now.of} parts, {now.rows:,} rows{resumed}"
 
 
 def _totals(done: list[Materialized]) -> Shown:

@@ -22,7 +22,7 @@ from mlray.offline import delta
 from mlray.offline.join import Join, Kept, check_keys
 from mlray.offline.plan import Strategy, explained, plan
 from mlray.offline.spine import ROW, Spine, check, spine_of
-from mlray.offline.write import Progress, write
+from mlray.offline.write import BuildProgress, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ class TrainingSet:
 
         return pl.DataFrame(pl.from_arrow(self.to_arrow()))
 
-    def write_delta(self, path: str | Path, progress: Callable[[Progress], None] = lambda _: None) -> int:
+    def write_delta(self, path: str | Path, progress: Callable[[BuildProgress], None] = lambda _: None) -> int:
         """Writes a new Delta table in one commit, each task its own file; gives the number of rows.
 
         A write that was killed goes on where it stopped when the same training set is written to the same path.

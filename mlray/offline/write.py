@@ -29,7 +29,7 @@ _RECORDS = "_mlray"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BuildProgress:
     """parts of `of` are written, with so many rows, after so many seconds; resumed: those that an earlier try wrote."""
 
     parts: int
@@ -60,7 +60,7 @@ def write(
     path: str,
     schema: pa.Schema,
     fingerprint: str,
-    progress: Callable[[Progress], None],
+    progress: Callable[[BuildProgress], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Writes the join's rows as a new Delta table at `path`. Conflict where there is a table already."""
@@ -75,7 +75,7 @@ def write(
         for part, action in _written(join, target, [p for p in join.parts if p.index not in done]):
             done[part.index] = action
             rows += part.rows
-            progress(Progress(len(done), len(join.parts), rows, clock() - started, resumed))
+            progress(BuildProgress(len(done), len(join.parts), rows, clock() - started, resumed))
         commit_new(path, stored, [done[part.index] for part in join.parts])
     except MlrayError:  # it would fail again; what was cut off from outside may go on
         _forget(path)
