@@ -60,12 +60,14 @@ class DigitSums:
         totals = [0] * self.count
         for place, row in self.rows.items():
             up = self.width * (place - bottom)
-            totals = [t + (int(digit) << up) for t, digit in zip(totals, row.tolist(), strict=True)]
+            some = np.flatnonzero(row)
+            for i, digit in zip(some.tolist(), row[some].tolist(), strict=True):
+                totals[i] += digit << up
         return totals, self.shift + self.width * bottom
 
     def _add(self, place: int, prefix: NDArray[np.int64], lo: Ranges, hi: Ranges) -> None:
-        row = prefix[hi]
-        row -= prefix[lo]
+        row = prefix.take(hi)
+        row -= prefix.take(lo)
         self.rows[place] = self.rows[place] + row if place in self.rows else row
 
 
@@ -179,20 +181,20 @@ def _peel(parts: list[Floats], exponent: int, sums: DigitSums, lo: Ranges, hi: R
 def _peel_place(parts: list[Floats], p: int, prefix: NDArray[np.int64]) -> float:
     """Takes multiples of 2^p out of the parts; writes the prefix sums of their digits; returns the greatest rest."""
     c = np.array(1.5 * 2.0 ** (52 + p))
-    zero, left, total = int(c.view(np.int64)), 0.0, 0
+    zero, left, total = c.view(np.int64), 0.0, 0
+    space = np.empty(BLOCK)
     prefix[0] = 0
     for block in blocks(len(prefix) - 1):
         digits = prefix[1:][block]
         digits[:] = 0
         for part in parts:
             rest = part[block]
-            rounded = rest + c
-            digits += rounded.view(np.int64)
-            digits -= zero
+            rounded = np.add(rest, c, out=space[: len(rest)])
+            digits += rounded.view(np.int64) - zero
             rounded -= c
             rest -= rounded
             left = max(left, float(rest.max()), -float(rest.min()))
         digits[0] += total
-        np.cumsum(digits, out=digits)
+        np.add.accumulate(digits, out=digits)
         total = int(digits[-1])
     return left

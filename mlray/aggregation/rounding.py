@@ -61,7 +61,7 @@ def ratio(numerator: int, divisor: int, shift: int) -> float:
 
 
 def carried(sums: DigitSums) -> DigitSums:
-    """The same numbers, every digit in [-2^(width - 1), 2^(width - 1)); rows in ascending order of place."""
+    """The same numbers, every digit in [-2^(width - 1), 2^(width - 1)); rows in ascending order, none of zeros only."""
     half, rows, done = 1 << (sums.width - 1), dict(sums.rows), dict[int, NDArray[np.int64]]()
     while rows:
         place = min(rows)
@@ -70,7 +70,8 @@ def carried(sums: DigitSums) -> DigitSums:
         if carry.any():
             digits = digits - (carry << sums.width)
             rows[place + 1] = rows[place + 1] + carry if place + 1 in rows else carry
-        done[place] = digits
+        if digits.any():
+            done[place] = digits
     return DigitSums(done, sums.width, sums.shift, sums.count)
 
 

@@ -83,35 +83,47 @@ def _squares(values: Values, lo: Ranges, hi: Ranges, shift: int) -> DigitSums:
         part = finite(values)
         return sum_squares(part.array, lo, hi, part.least, part.greatest, 2 * shift)
     array = values.array
-    if max(int(array.max(initial=0)), -int(array.min(initial=0))) >= 1 << 31:
-        array = array.astype(object)
+    greatest = max(int(array.max(initial=0)), -int(array.min(initial=0)))
+    if greatest < 1 << 31:
+        return sum_integers(array * array, lo, hi)
+    if greatest <= 1 << 53:
+        return sum_squares(array.astype(np.float64), lo, hi, 1.0, float(greatest), 0)
+    array = array.astype(object)
     return sum_integers(array * array, lo, hi)
 
 
 def _variances(sums: DigitSums, squares: DigitSums, n: Ranges, scale: int) -> Floats:
-    """Of ranges of n >= 2 values. Where the places of a range lie close together, in whole columns; else one by one."""
+    """Of ranges of n >= 2 values: those whose places begin alike in whole columns, those that spread one by one."""
     sums, squares = carried(sums), carried(squares)
-    out, left = np.zeros(len(n)), np.arange(len(n))
-    for base in sorted({*sums.rows, *(place // 2 for place in squares.rows)}):
-        far = _outside(sums, left, base, _PLACES) | _outside(squares, left, 2 * base, _SQUARE_PLACES)
-        now, left = left[~far], left[far]
-        if len(now):
-            numerator = _numerators(sums.part(now), squares.part(now), n[now], base)
-            out[now] = ratios(over_two(numerator, 2 * scale), n[now] * (n[now] - 1), 25**scale)
-        if not len(left):
-            break
-    if len(left):
-        out[left] = _one_by_one(sums.part(left), squares.part(left), n[left].tolist(), scale)
+    base, near = _base(sums, squares)
+    out = np.zeros(len(n))
+    for first in np.unique(base[near]).tolist():
+        pick = np.flatnonzero(near & (base == first))
+        numerator = _numerators(sums.part(pick), squares.part(pick), n[pick], first)
+        out[pick] = ratios(over_two(numerator, 2 * scale), n[pick] * (n[pick] - 1), 25**scale)
+    far = np.flatnonzero(~near)
+    out[far] = _one_by_one(sums.part(far), squares.part(far), n[far].tolist(), scale)
     return out
 
 
-def _outside(sums: DigitSums, ranges: Ranges, first: int, count: int) -> NDArray[np.bool_]:
-    """Which of the ranges have a digit outside of `count` places from `first` on."""
-    found = np.zeros(len(ranges), dtype=np.bool_)
-    for place, row in sums.rows.items():
-        if not first <= place < first + count:
-            found |= row[ranges] != 0
-    return found
+def _base(sums: DigitSums, squares: DigitSums) -> tuple[Ranges, NDArray[np.bool_]]:
+    """Per range the place that `_numerators` can begin with, and whether it reaches all digits from there."""
+    first = min([*sums.rows, *(place // 2 for place in squares.rows)], default=0)
+    (low, high), (square_low, square_high) = _span(sums, first), _span(squares, 2 * first)
+    own = np.minimum(low, square_low // 2)
+    # Where possible the same for all, so that they are computed together.
+    base = np.where((high < first + _PLACES) & (square_high < 2 * first + _SQUARE_PLACES), first, own)
+    return base, (high < base + _PLACES) & (square_high < 2 * base + _SQUARE_PLACES)
+
+
+def _span(sums: DigitSums, none: int) -> tuple[Ranges, Ranges]:
+    """Per range the lowest and the highest place with a digit that is not zero, `none` without such."""
+    low, high = np.full(sums.count, none), np.full(sums.count, none)
+    for place in sorted(sums.rows):
+        high[sums.rows[place] != 0] = place
+    for place in sorted(sums.rows, reverse=True):
+        low[sums.rows[place] != 0] = place
+    return low, high
 
 
 def _numerators(sums: DigitSums, squares: DigitSums, n: Ranges, base: int) -> DigitSums:
