@@ -36,7 +36,7 @@ class Values:
     """The usable values of a column in event order: no null, no NaN, no -0.0.
 
     `array`: float64, or int64 for integers, bool and every other ordered type coded so that codes order as values do.
-    A decimal is array * 10^-scale: int64, or Python integers where it has more than 18 digits.
+    A decimal is array * 10^-scale, scale >= 0: int64, or Python integers where it has more than 18 digits.
     """
 
     name: str

@@ -128,7 +128,7 @@ def _finite(values: Values) -> tuple[list[int], Fraction, int, int]:
     """(integers, unit, how many are +inf, how many -inf): the finite values are integers * unit."""
     array: NDArray[Any] = values.array
     if values.kind != "float":
-        return array.tolist(), Fraction(1, 10**values.scale), 0, 0
+        return array.tolist(), Fraction(10) ** -values.scale, 0, 0
     finite, up, down = array[np.isfinite(array)], array == np.inf, array == -np.inf
     mantissa, exponent = np.frexp(finite)
     lowest = int(exponent.min(initial=0)) - 53

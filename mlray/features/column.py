@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlray.aggregation.aggregate import Aggregate, Result, Values
-from mlray.features.types import canonical_type
+from mlray.features.types import canonical_type, is_plain_decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def coded(name: str, column: pa.ChunkedArray) -> Coded:
     array = column.combine_chunks()
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     kind = array.type
-    if pa.types.is_decimal128(kind):
+    if is_plain_decimal(kind):
         return Coded(Values(name, "decimal", _unscaled(array), kind.scale), valid, kind)
     if pa.types.is_floating(kind):
         floats = array.cast(pa.float64()).to_numpy(zero_copy_only=False)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from mlray.errors import SchemaError
 from mlray.features.expression import compute, mentioned, parsed, predicate
-from mlray.features.types import canonical, key_type, microseconds_of
+from mlray.features.types import canonical, is_plain_decimal, key_type, microseconds_of
 from mlray.features.view import FeatureView
 
 TS, KNOWN, SEQ, KEEP = "__ts", "__known", "__seq", "__keep"
@@ -128,7 +128,7 @@ def _zeros(length: int) -> pa.ChunkedArray:
 
 def _is_number(kind: pa.DataType) -> bool:
     counts = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    return bool(counts or pa.types.is_floating(kind) or pa.types.is_decimal128(kind))
+    return bool(counts or pa.types.is_floating(kind) or is_plain_decimal(kind))
 
 
 def _who(view: FeatureView) -> str:

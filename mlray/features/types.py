@@ -25,6 +25,11 @@ def canonical_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def is_plain_decimal(kind: pa.DataType) -> bool:
+    """Whether this is a decimal of at most 38 digits whose scale is not negative: those can be added."""
+    return bool(pa.types.is_decimal128(kind) and kind.scale >= 0)
+
+
 def canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column in its canonical type."""
     kind = canonical_type(column.type)
