@@ -38,6 +38,7 @@ from mlray.offline.exchange import (
 )
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.spine import ROW, Spine, numbered, placed
+from mlray.offline.tasks import as_done
 
 _FEW = 16_384
 """Spine rows of a part that are worth a look at which row groups of the events they need."""
@@ -121,6 +122,11 @@ class Join:
         schema = self.schema.append(pa.field(ROW, pa.int64()))
         return dataset_of([(partial(_computed, part, context), part.rows) for part in self.parts], schema)
 
+    def tables(self) -> list[pa.Table]:
+        """The finished rows here, part by part, with `__row`."""
+        context = ray.put(self.context)
+        return [table for _, table in as_done({_compute.remote(part, context): part for part in self.parts})]
+
     def _keyed_parts(self) -> tuple[Part, ...]:
         final, *others = self.groups
         blocks, schema = self.spine.blocks, self.spine.schema
@@ -179,6 +185,9 @@ class Kept(Join):
 
     def dataset(self) -> Any:
         return self._dataset
+
+    def tables(self) -> list[pa.Table]:
+        return [gather(part.spine) for part in self.parts]
 
 
 def compute(part: Part, context: Context) -> pa.Table:
@@ -263,6 +272,11 @@ def answers_elsewhere(part: Part, context: Context, parts: int) -> list[pa.Table
 
 def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
     return [compute(part, ray.get(context))]
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _compute(part: Part, context: Context) -> pa.Table:
+    return compute(part, context)
 
 
 @ray.remote(num_cpus=1, max_retries=-1)

@@ -8,9 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import UnknownName
@@ -21,7 +20,7 @@ from mlray.features.vector import vector_schema
 from mlray.offline import delta
 from mlray.offline.join import Join, Kept, check_keys
 from mlray.offline.plan import Strategy, explained, plan
-from mlray.offline.spine import ROW, Spine, check, spine_of
+from mlray.offline.spine import ROW, Spine, check, in_schema, spine_of
 from mlray.offline.write import BuildProgress, write
 
 if TYPE_CHECKING:
@@ -90,10 +89,11 @@ class TrainingSet:
 
     def to_arrow(self) -> pa.Table:
         """All rows here, in spine order."""
-        with mlray_errors():
-            blocks = [block for block in ray.get(self.ordered.to_arrow_refs()) if block.num_rows]
-        table = pa.concat_tables([_typed(block, self.schema) for block in blocks] or [self._empty()])
-        return table.sort_by(ROW).drop_columns([ROW]).combine_chunks()
+        tables = [in_schema(table, self.schema.append(pa.field(ROW, pa.int64()))) for table in self.join.tables()]
+        rows = pa.concat_tables([self._empty(), *tables]).combine_chunks()
+        place = np.empty(rows.num_rows, dtype=np.int64)
+        place[rows.column(ROW).to_numpy()] = np.arange(rows.num_rows)
+        return rows.drop_columns([ROW]).take(pa.array(place))
 
     def to_pandas(self) -> "pd.DataFrame":
         """All rows here, in spine order."""
@@ -181,7 +181,3 @@ def _fingerprint(
 ) -> str:
     parts = [service_hash(service), sorted(versions.items()), spine.digest, label, timestamp]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _typed(block: pa.Table, schema: pa.Schema) -> pa.Table:
-    return block.cast(schema.append(pa.field(ROW, pa.int64())).empty_table().select(block.column_names).schema)

@@ -6,8 +6,9 @@ goes on from the records of the same build; the same names are written again, so
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ import ray
 from deltalake.transaction import AddAction
 from obstore.store import LocalStore, from_url
 
-from mlray._ray_compat import mlray_errors
 from mlray.errors import Conflict, MlrayError, SchemaError
 from mlray.offline import delta
 from mlray.offline.join import Context, Join, Part, compute
 from mlray.offline.parquet import commit_new, stored_schema, write_file
 from mlray.offline.spine import ROW
+from mlray.offline.tasks import as_done
 
 _RECORDS = "_mlray"
+_FILE = re.compile(r"part-[0-9a-f]{16}-\d{5}\.parquet(\.[0-9a-f]{32})?")
+"""A part of any build, or one half-written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,20 @@ class Target:
     schema: pa.Schema
     timestamp: str
 
+    @property
+    def stem(self) -> str:
+        """What the names of the files of this build begin with."""
+        return f"part-{self.build[:16]}-"
+
+    @property
+    def records(self) -> str:
+        return f"{_RECORDS}/{self.build[:32]}"
+
     def file(self, index: int) -> str:
-        return f"part-{self.build[:16]}-{index:05}.parquet"
+        return f"{self.stem}{index:05}.parquet"
 
     def record(self, index: int) -> str:
-        return f"{_RECORDS}/{self.build[:32]}/{index:05}.json"
+        return f"{self.records}/{index:05}.json"
 
 
 def write(
@@ -64,29 +76,42 @@ def write(
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Writes the join's rows as a new Delta table at `path`. Conflict where there is a table already."""
+    path = located(path)
     if delta.exists(path):
-        raise Conflict(f"there is a Delta table at {path} already; write to another path, or remove it first")
+        raise _taken(path)
     started = clock()
     stored = stored_schema(schema, f"the training set for {path}")
     target = Target(path, build_of(join, fingerprint), stored, join.timestamp)
     done = _recorded(target)
     try:
         rows = resumed = sum(part.rows for part in join.parts if part.index in done)
-        for part, action in _written(join, target, [p for p in join.parts if p.index not in done]):
+        context = ray.put(join.context)
+        left = {_write_part.remote(part, context, target): part for part in join.parts if part.index not in done}
+        for part, action in as_done(left):
             done[part.index] = action
             rows += part.rows
             progress(BuildProgress(len(done), len(join.parts), rows, clock() - started, resumed))
+        if set(map(target.file, done)) - _files(path).keys():
+            raise Conflict(f"files of the training set at {path} are gone; another process that wrote it, too, failed")
         commit_new(path, stored, [done[part.index] for part in join.parts])
-    except MlrayError:  # it would fail again; what was cut off from outside may go on
-        _forget(path)
+    except MlrayError as error:  # it would fail again; what was cut off from outside may go on
+        _forget_build(target)
+        if delta.exists(path):
+            raise _taken(path) from error
         raise
-    _forget(path, keep=set(map(target.file, done)))
+    _forget_others(target, set(map(target.file, done)))
+
+
+def located(path: str) -> str:
+    """A local path made absolute, for workers have other current directories; URLs of elsewhere as they are."""
+    path = path.removeprefix("file://")
+    return path if "://" in path else str(Path(path).absolute())
 
 
 def build_of(join: Join, fingerprint: str) -> str:
     """Names a build by what decides the rows of each of its parts."""
     shape = [(group.keys, group.parts) for group in join.groups], [part.rows for part in join.parts]
-    return hashlib.sha256(json.dumps([fingerprint, shape]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([fingerprint, shape, pa.__version__]).encode()).hexdigest()
 
 
 def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
@@ -100,51 +125,59 @@ def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
     return action
 
 
-def _written(join: Join, target: Target, parts: Sequence[Part]) -> Iterator[tuple[Part, AddAction]]:
-    """Every part as it is done."""
-    context = ray.put(join.context)
-    running = {_write_part.remote(part, context, target): part for part in parts}
-    try:
-        while running:
-            (ref,), _ = ray.wait(list(running), num_returns=1)
-            with mlray_errors():
-                action = ray.get(ref)
-            yield running.pop(ref), action
-    finally:
-        for ref in running:
-            ray.cancel(ref)
-
-
 @ray.remote(num_cpus=1, max_retries=-1)
 def _write_part(part: Part, context: Context, target: Target) -> AddAction:
     return write_part(compute(part, context).drop_columns([ROW]), target, part.index)
 
 
+def _taken(path: str) -> Conflict:
+    return Conflict(f"there is a Delta table at {path} already; write to another path, or remove it first")
+
+
 def _recorded(target: Target) -> dict[int, AddAction]:
     """The parts that an earlier try of the same build has written."""
-    folder = target.record(0).rpartition("/")[0]
+    store, there = _store(target.path), _files(target.path)
     found = {}
-    for name in _names(target.path, folder):
-        action = json.loads(bytes(_store(target.path).get(name).bytes()))
-        found[int(name.rpartition("/")[2].removesuffix(".json"))] = AddAction(**action)
+    for name in _names(store, target.records):
+        action = AddAction(**json.loads(bytes(store.get(name).bytes())))
+        if there.get(action.path) == action.size:
+            found[int(name.rpartition("/")[2].removesuffix(".json"))] = action
     return found
 
 
-def _forget(path: str, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """Removes all records, and the files that they speak of, but for those to keep."""
-    store = _store(path)
-    for name in _names(path, _RECORDS):
-        file = json.loads(bytes(store.get(name).bytes()))["path"]
-        for gone in [name] if file in keep else [file, name]:
-            with suppress(FileNotFoundError):
-                store.delete(gone)
-    if "://" not in path:
+def _forget_build(target: Target) -> None:
+    """Removes what this build wrote, but for what another process that wrote the same has made a table of."""
+    held: set[str] = set()
+    if delta.exists(target.path):
+        first = delta.table_at(target.path, "a training set", 0)
+        held = {file.path.rpartition("/")[2] for file in first.files}
+    mine = [name for name in _files(target.path) if name.startswith(target.stem) and name not in held]
+    _remove(target.path, [*mine, *_names(_store(target.path), target.records)])
+    if "://" not in target.path:
         with suppress(OSError):  # not empty
-            Path(path).rmdir()
+            Path(target.path).rmdir()
 
 
-def _names(path: str, folder: str) -> list[str]:
-    return [entry["path"] for batch in _store(path).list(folder) for entry in batch]
+def _forget_others(target: Target, held: set[str]) -> None:
+    """Removes all that any build left here, but for what is held; none of them can become a table any more."""
+    others = [name for name in _files(target.path) if _FILE.fullmatch(name) and name not in held]
+    _remove(target.path, [*others, *_names(_store(target.path), _RECORDS)])
+
+
+def _remove(path: str, names: Sequence[str]) -> None:
+    store = _store(path)
+    for name in names:
+        with suppress(FileNotFoundError):  # another process was quicker
+            store.delete(name)
+
+
+def _files(path: str) -> dict[str, int]:
+    """The names and sizes of the files at the top of the table's folder."""
+    return {entry["path"]: entry["size"] for entry in _store(path).list_with_delimiter()["objects"]}
+
+
+def _names(store: Any, folder: str) -> list[str]:
+    return [entry["path"] for batch in store.list(folder) for entry in batch]
 
 
 def _store(path: str) -> Any:
