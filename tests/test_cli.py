@@ -56,6 +56,14 @@ def test_the_same_file_again_changes_nothing(shop: Path) -> None:
     assert DeltaTable(str(shop / "lake/payments")).version() == 0
 
 
+def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path) -> None:
+    both = [mlray(shop, "layout", "payments", "--json") for _ in range(2)]
+    assert [one.returncode for one in both] == [0, 0], [one.stderr for one in both]
+    done = [json.loads(one.stdout)["result"][0] for one in both]
+    assert [(one["keys"], one["version"], one["rows"], one["files"]) for one in done] == [("user_id", 0, 2, 1)] * 2
+    assert done[0]["bytes"] == done[1]["bytes"] > 0
+
+
 def test_apply_shows_that_nothing_changed(shop: Path) -> None:
     assert "nothing changed" in mlray(shop, "apply").stdout
 
@@ -72,6 +80,7 @@ def test_apply_shows_that_nothing_changed(shop: Path) -> None:
         (("ingest", "payments", "rows.txt"), "ends in .parquet, .csv, .jsonl"),
         (("register",), "there is no finished run"),
         (("build",), "needs 'spine'"),
+        (("layout", "payments", "--entity", "usr"), "did you mean 'user'"),
     ],
 )
 def test_an_expected_error_is_one_line_and_exit_code_1(shop: Path, arguments: tuple[str, ...], said: str) -> None:
