@@ -150,6 +150,10 @@ def test_no_order_changes_a_bit(cells: list[float], data: st.DataObject) -> None
     ([2.0**53 + 2, 1.0, -5e-324], 2.0**53 + 2),
     ([1e300, 1.0, 5e-324, -1e300], 1.0),
     ([1e300, 5e-324, -1e300], 5e-324),
+    ([2.0**100, 2.0**47, 2.0**-15], 2.0**100 + 2.0**48),    # however far below
+    ([2.0**100, 2.0**47, -(2.0**-15)], 2.0**100),
+    ([2.0**120, 2.0**67, 1.0], 2.0**120 + 2.0**68),
+    ([2.0**120, 2.0**67, -1.0], 2.0**120),
     ([LARGEST, LARGEST], math.inf),
     ([LARGEST, 2.0**970], math.inf),                        # half way to 2^1024
     ([LARGEST, 2.0**970, -5e-324], LARGEST),
@@ -174,6 +178,14 @@ def test_a_decimal_half_way_between_two_doubles_goes_to_the_even_one() -> None:
     assert over(ml.Sum, values, [(0, 1), (0, 2)]) == [2.0**53, 2.0**53 + 4]
 
 
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_a_decimal_next_to_half_way_goes_to_the_nearer_one(beside: int) -> None:
+    # Off the middle by 2^-91 of the distance of two doubles: no estimate sees that.
+    unscaled = 5**22 * (2**53 + 1) * 2**40 + beside
+    values = Values("v", "decimal", np.array([unscaled], dtype=object), scale=22)
+    assert over(ml.Sum, values, [(0, 1)]) == [rounded(Fraction(unscaled, 10**22))]
+
+
 def test_a_small_spread_far_from_zero_keeps_all_its_digits() -> None:
     steps = np.arange(1000) % 7
     cells, ranges = (1e9 + steps * 2.0**-23).tolist(), [(0, 1000), (3, 5)]
@@ -190,15 +202,20 @@ def test_infinities_are_values_and_have_no_spread() -> None:
     assert over(ml.Var, values, ranges) == [None, None, None, None, 1.125, None]
 
 
-def test_four_million_rows_stay_exact() -> None:
-    pattern = [0.1, -0.3, 1e16, 3.0, 1e-20]
-    values = Values("v", "float", np.tile(pattern, 900_000))
-    times, rows = 899_998, len(values.array)
-    total = times * sum(map(Fraction, pattern)) + Fraction(1e-20) + Fraction(0.1)
-    squares = times * sum(Fraction(x) ** 2 for x in pattern) + Fraction(1e-20) ** 2 + Fraction(0.1) ** 2
-    n, inside = 5 * times + 2, [(4, rows - 4)]
-    assert over(ml.Sum, values, inside) == [rounded(total)]
-    assert over(ml.Var, values, inside) == [rounded((n * squares - total * total) / (n * (n - 1)))]
+def test_ten_million_rows_in_one_window_stay_exact() -> None:
+    below_one, rows = 1 - 2.0**-53, 10_000_000
+    values = Values("v", "float", np.full(rows, below_one))
+    assert over(ml.Sum, values, [(0, rows), (1, rows)]) == [rounded(n * Fraction(below_one)) for n in (rows, rows - 1)]
+
+
+@pytest.mark.parametrize("pattern", [[0.1, 0.7, 1 / 3, 0.0, 0.9], [0.1, -0.3, 1e16, 3.0, 1e-20]])
+def test_windows_of_two_million_rows_stay_exact(pattern: list[float]) -> None:
+    times = 440_001
+    total, squares = (times * sum(Fraction(x) ** power for x in pattern) for power in (1, 2))
+    n = 5 * times
+    values = Values("v", "float", np.tile(pattern, times + 2))
+    assert over(ml.Sum, values, [(5, 5 + n)]) == [rounded(total)]
+    assert over(ml.Var, values, [(5, 5 + n)]) == [rounded((n * squares - total * total) / (n * (n - 1)))]
 
 
 def test_long_windows_of_large_integers_stay_exact() -> None:
