@@ -173,6 +173,13 @@ def test_a_variance_half_way_between_two_doubles_goes_to_the_even_one(difference
         assert over(ml.Var, Values("v", kind, array), [(0, 2)]) == [float(Fraction(difference**2, 2))]
 
 
+@pytest.mark.parametrize("difference", [6166466264420463, 8998677704235147, 8175251132654787])
+def test_a_subnormal_variance_is_not_rounded_twice(difference: int) -> None:
+    # To 53 bits it would lie half way between two subnormals, which it does not.
+    values = Values("v", "float", np.array([0.0, difference * 2.0**-570]))
+    assert over(ml.Var, values, [(0, 2)]) == [float(Fraction(difference**2, 2 ** (2 * 570 + 1)))]
+
+
 def test_a_decimal_half_way_between_two_doubles_goes_to_the_even_one() -> None:
     values = Values("v", "decimal", np.array([(2**53 + 1) * 10, 20]), scale=1)
     assert over(ml.Sum, values, [(0, 1), (0, 2)]) == [2.0**53, 2.0**53 + 4]
@@ -180,7 +187,7 @@ def test_a_decimal_half_way_between_two_doubles_goes_to_the_even_one() -> None:
 
 @pytest.mark.parametrize("beside", [-1, 0, 1])
 def test_a_decimal_next_to_half_way_goes_to_the_nearer_one(beside: int) -> None:
-    # Off the middle by 2^-91 of the distance of two doubles: no estimate sees that.
+    # Off the middle by 2^-92 of the distance of two doubles: no estimate sees that.
     unscaled = 5**22 * (2**53 + 1) * 2**40 + beside
     values = Values("v", "decimal", np.array([unscaled], dtype=object), scale=22)
     assert over(ml.Sum, values, [(0, 1)]) == [rounded(Fraction(unscaled, 10**22))]
