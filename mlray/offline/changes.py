@@ -51,11 +51,9 @@ def _kind(actions: Sequence[Action] | None) -> _Kind:
         return "change"
     adds = [action["add"].get("dataChange", True) for action in actions if "add" in action]
     removes = [action["remove"].get("dataChange", True) for action in actions if "remove" in action]
-    if any(removes) or (any(adds) and removes):
-        return "change"
-    if any(adds):
-        return "append"
-    return "rewrite" if adds or removes else "nothing"
+    if not any(adds + removes):
+        return "rewrite" if adds or removes else "nothing"
+    return "append" if all(adds) and not removes else "change"
 
 
 def _added(after: delta.Table, before: delta.Table) -> tuple[delta.File, ...]:

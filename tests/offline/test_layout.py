@@ -70,7 +70,7 @@ def check(copy: Layout, lake: Path, source: ml.DeltaSource) -> None:
     seen = events(view, raw.append_column("number", number)).column("number")
     stored = [(bucket, file) for bucket in range(copy.buckets) for file in copy.files(bucket)]
     assert len(stored) == len(copy.table.files)
-    kept = [scan.read([file], table.schema, table.schema.names, "copy") for _, file in stored]
+    kept = [scan.read([file], copy.table.schema, table.schema.names, "copy") for _, file in stored]
     assert _multiset([raw.take(seen.combine_chunks())]) == _multiset(kept)
     for (bucket, file), part in zip(stored, kept, strict=True):
         found = events(view, part.append_column("number", pa.array(range(part.num_rows))))
@@ -210,6 +210,24 @@ def test_a_column_that_the_source_gained_is_null_in_older_rows(tmp_path: Path) -
     copy = layout.refresh(str(tmp_path), SOURCE, ["user_id"])
     assert set(first.table.files) < set(copy.table.files)
     check(copy, tmp_path, SOURCE)
+
+
+def test_a_column_of_a_wider_type_is_laid_out_anew(tmp_path: Path) -> None:
+    write(tmp_path, rows(Random(1), 40))
+    layout.refresh(str(tmp_path), SOURCE, ["name"])
+    log = tmp_path / "events" / "_delta_log"
+    [metadata] = [line for line in (log / f"{0:020}.json").read_text().splitlines() if "metaData" in line]
+    (log / f"{1:020}.json").write_text(metadata.replace('\\"integer\\"', '\\"long\\"'))
+    copy = layout.refresh(str(tmp_path), SOURCE, ["name"])
+    assert copy.table.schema.field("user_id").type == pa.int64()
+    check(copy, tmp_path, SOURCE)
+
+
+def test_files_that_were_removed_whole_are_gone_from_the_copy(tmp_path: Path) -> None:
+    write(tmp_path, rows(Random(1), 90), partition_by=["country"])
+    layout.refresh(str(tmp_path), SOURCE, ["user_id"])
+    DeltaTable(str(tmp_path / "events")).delete("country = 'PT'")
+    check(layout.refresh(str(tmp_path), SOURCE, ["user_id"]), tmp_path, SOURCE)
 
 
 def test_a_table_that_was_removed_and_made_again_is_another(tmp_path: Path) -> None:
