@@ -134,7 +134,9 @@ def _put(root: str, name: str, rows: pa.Table, stats: Sequence[str], row_group: 
             sink = pa.BufferOutputStream()
             pq.write_table(rows, sink, compression="lz4", **options)
             content = sink.getvalue()
-            from_url(root).put(name, memoryview(content))
+            if root.startswith("file://"):  # the one kind of store whose root must be there
+                Path(root.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+            from_url(root).put(name, pa.BufferReader(content))
             return int(content.size)
         path = Path(root, name)
         path.parent.mkdir(parents=True, exist_ok=True)

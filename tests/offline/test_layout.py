@@ -148,6 +148,17 @@ def test_a_copy_follows_whatever_happens_to_its_source(seed: int, tmp_path: Path
     check(layout.refresh(str(tmp_path), source, keys), tmp_path, source)
 
 
+@pytest.mark.usefixtures("small")
+def test_a_lake_behind_a_url_has_copies_too(tmp_path: Path) -> None:
+    write(tmp_path, rows(Random(1), 150))
+    for seed in range(9):  # the last fold small files
+        copy = layout.refresh(f"file://{tmp_path}", SOURCE, ["user_id"])
+        write(tmp_path, rows(Random(seed), 20), mode="overwrite" if seed == 8 else "append")
+    assert copy.source_version == 8
+    check(layout.refresh(f"file://{tmp_path}", SOURCE, ["user_id"]), tmp_path, SOURCE)
+    check(copy, tmp_path, SOURCE)
+
+
 def test_a_refresh_without_news_does_nothing(tmp_path: Path) -> None:
     write(tmp_path, rows(Random(1), 50))
     first = layout.refresh(str(tmp_path), SOURCE, ["user_id"])

@@ -129,6 +129,14 @@ def test_a_type_that_delta_lacks_is_named() -> None:
         stored_schema(pa.schema([("took", pa.duration("us"))]), "rows")
 
 
+def test_files_behind_a_url_are_the_same_and_compressed(tmp_path: Path) -> None:
+    action = write_file(f"file://{tmp_path}/new", "part=1/one.parquet", ROWS, stats=["user"], partition={"part": "1"})
+    path = tmp_path / "new" / "part=1" / "one.parquet"
+    assert pq.read_table(path, partitioning=None).cast(ROWS.schema).equals(ROWS)
+    assert pq.read_metadata(path).row_group(0).column(0).compression == "LZ4"
+    assert action.size == path.stat().st_size
+
+
 def test_a_place_that_takes_no_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MlrayError, match="cannot be written"):
