@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from mlray.features import keys as typed_keys
 from mlray.features.rows import KNOWN, TS, events, raw_columns
 from mlray.features.view import FeatureView
-from mlray.offline import delta, scan
+from mlray.offline import scan
 from mlray.offline.answer import spine_keys
 from mlray.offline.bucket import buckets
+from mlray.offline.cutting import cut, together
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, placed
 
@@ -26,16 +27,6 @@ TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
 
 Buckets = NDArray[np.int64]
-
-_BYTES_PER_TASK = 128 << 20
-
-
-def cut(rows: pa.Table, of: Buckets, count: int) -> list[pa.Table]:
-    """The rows of every bucket, in their order."""
-    order = np.argsort(of.astype(np.uint16), kind="stable")
-    ends = np.cumsum(np.bincount(of, minlength=count))
-    together = rows.take(pa.array(order))
-    return [together.slice(end - size, size) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
 
 
 def spine_buckets(rows: pa.Table, group: Group) -> Buckets:
@@ -120,23 +111,6 @@ def exchange_events(read: Read, group: Group) -> Cuts:
         count,
         [(view, files, table.schema, read.bounds, group.types, count, read.who) for files in parts],
     )
-
-
-def together(files: Sequence[delta.File], size: int = _BYTES_PER_TASK) -> list[tuple[scan.Slice, ...]]:
-    """What one task reads at a time: neighbouring files of together at most `size` bytes, or a run of row groups of a
-    larger one.
-    """
-    parts: list[list[scan.Slice]] = []
-    filled = 0
-    for file in files:
-        pieces = max(-(-file.size // size), 1)
-        if pieces > 1 or not parts or filled + file.size > size:
-            parts += [[scan.Slice(file, i, pieces)] for i in range(pieces)]
-            filled = size if pieces > 1 else file.size
-        else:
-            parts[-1].append(scan.Slice(file))
-            filled += file.size
-    return [tuple(part) for part in parts]
 
 
 def gather(refs: Sequence[Any]) -> pa.Table:

@@ -23,11 +23,11 @@ from mlray.features.service import FeatureService
 from mlray.features.view import BoundView
 from mlray.offline import layout, scan
 from mlray.offline.answer import Held, answer, answer_part, finished, held, spine_keys
+from mlray.offline.cutting import cut
 from mlray.offline.delta import File
 from mlray.offline.exchange import (
     TO,
     Cuts,
-    cut,
     exchange_answers,
     exchange_events,
     exchange_questions,
@@ -37,7 +37,7 @@ from mlray.offline.exchange import (
     within,
 )
 from mlray.offline.plan import Group, Read, groups, without_files
-from mlray.offline.spine import ROW, Spine, numbered, placed
+from mlray.offline.spine import ROW, Spine, placed
 from mlray.offline.tasks import as_done
 
 _FEW = 16_384
@@ -116,6 +116,11 @@ class Join:
                 )
             return self._keyed_parts()
 
+    @property
+    def shape(self) -> list[Any]:
+        """What decides which rows each part has, of one spine and one version of every source; fit for JSON."""
+        return [[[group.keys, group.parts] for group in self.groups], [part.rows for part in self.parts]]
+
     def dataset(self) -> Any:
         """The lazy ray.data.Dataset of the finished rows, with `__row`."""
         context = ray.put(self.context)
@@ -125,7 +130,7 @@ class Join:
     def tables(self) -> list[pa.Table]:
         """The finished rows here, part by part, with `__row`."""
         context = ray.put(self.context)
-        return [table for _, table in as_done({_compute.remote(part, context): part for part in self.parts})]
+        return [table for _, table in as_done(lambda part: _compute.remote(part, context), self.parts)]
 
     def _keyed_parts(self) -> tuple[Part, ...]:
         final, *others = self.groups
@@ -167,8 +172,13 @@ class Kept(Join):
 
     def __init__(self, join: Join) -> None:
         super().__init__(join.service, join.spine, join.planned, join.lake, join.timestamp, join.schema)
+        self._made_of = join.shape
         with mlray_errors():
             self._dataset = join.dataset().materialize()
+            refs = self._dataset.to_arrow_refs()
+            extents = ray.get([_extent.remote(ref) for ref in refs])
+        # Blocks come in the order in which they were made, which is another at the next time.
+        self._blocks = sorted(zip(extents, refs, strict=True), key=lambda block: block[0])
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -180,8 +190,11 @@ class Kept(Join):
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        blocks = numbered(self._dataset.to_arrow_refs())
-        return tuple(Part(i, block.rows, (block.ref,)) for i, block in enumerate(blocks))
+        return tuple(Part(i, rows, (ref,)) for i, ((_, rows), ref) in enumerate(self._blocks))
+
+    @property
+    def shape(self) -> list[Any]:
+        return [self._made_of, [extent for extent, _ in self._blocks]]
 
     def dataset(self) -> Any:
         return self._dataset
@@ -277,6 +290,12 @@ def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
 @ray.remote(num_cpus=1, max_retries=-1)
 def _compute(part: Part, context: Context) -> pa.Table:
     return compute(part, context)
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _extent(block: pa.Table) -> tuple[int, int]:
+    """The first row of the spine that a block has, -1 for none, and how many it has."""
+    return (int(block.column(ROW).to_numpy().min()) if block.num_rows else -1), block.num_rows
 
 
 @ray.remote(num_cpus=1, max_retries=-1)

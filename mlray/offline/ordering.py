@@ -13,10 +13,7 @@ from mlray.features.entity import Entity
 from mlray.features.rows import KNOWN, SEQ, TS, events
 from mlray.features.source import DeltaSource
 from mlray.features.view import FeatureView
-
-_LONG = 1 << 31
-"""Bytes of text that one Arrow column of 32-bit offsets cannot hold."""
-_WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+from mlray.offline.cutting import roomy
 
 
 def marked(source: DeltaSource, keys: Sequence[str], rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
@@ -43,23 +40,6 @@ def in_order(source: DeltaSource, keys: Sequence[str], rows: pa.Table) -> pa.Tab
     columns = [*keys, TS, *(c for c in (KNOWN, SEQ) if c in found.column_names)]
     marks = [mark for column in columns for mark in _numbers(found.column(column))]
     return roomy(rows).take(pa.array(np.lexsort(marks[::-1])))
-
-
-def roomy(rows: pa.Table) -> pa.Table:
-    """The rows in one chunk, with 64-bit offsets where a text column is too large for 32."""
-    fields = [
-        f.with_type(_WIDE[f.type]) if f.type in _WIDE and rows.column(f.name).nbytes >= _LONG else f
-        for f in rows.schema
-    ]
-    return rows.cast(pa.schema(fields)).combine_chunks()
-
-
-def cut(rows: pa.Table, kept: NDArray[np.int64], of: NDArray[np.int64], count: int) -> list[pa.Table]:
-    """The kept rows by group, in their order. of: the group of each, 0 to count - 1."""
-    order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
-    ends = np.cumsum(np.bincount(of, minlength=count))
-    together = roomy(rows).take(pa.array(kept[order]))
-    return [together.slice(end - size, size) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
 
 
 def _numbers(column: pa.ChunkedArray) -> list[NDArray[Any]]:

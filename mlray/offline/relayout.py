@@ -20,15 +20,15 @@ from mlray.features.source import DeltaSource
 from mlray.offline import scan
 from mlray.offline.bucket import buckets
 from mlray.offline.copies import BUCKET
+from mlray.offline.cutting import GROUP_BYTES, cut, roomy, together
 from mlray.offline.delta import File
-from mlray.offline.ordering import cut, in_order, marked, roomy
+from mlray.offline.ordering import in_order, marked
 from mlray.offline.parquet import write_file
+from mlray.offline.scan import Slice
 
 MOST_FILES = 8
 """A bucket that would have more has its small ones folded into one."""
 
-_GROUP_BYTES = 128 << 20
-"""Bytes of source files that one task reads, at most, but for a larger one alone."""
 _CUT_BYTES = 512 << 20
 """Bytes of rows that are cut at a time."""
 
@@ -92,14 +92,14 @@ def run(job: Job, files: Sequence[File], note: Note) -> Written:
     return Written(tuple(a for one in done for a in one.added), tuple(file for one in done for file in one.folded))
 
 
-def scattered(job: Job, files: Sequence[File]) -> list[pa.Table]:
+def scattered(job: Job, files: Sequence[File | Slice]) -> list[pa.Table]:
     """The rows of the files that count, by part."""
     pieces: list[list[pa.Table]] = [[job.schema.empty_table()] for _ in range(job.parts)]
     for file in files:
         for rows in _slices(scan.read((file,), job.schema, job.schema.names, job.who)):
             found, kept = marked(job.source, job.keys, rows)
             parts = buckets(found.select(list(job.keys)), job.buckets) * job.parts // job.buckets
-            for piece, rows_of_part in zip(pieces, cut(rows, kept, parts, job.parts), strict=True):
+            for piece, rows_of_part in zip(pieces, cut(rows, parts, job.parts, kept), strict=True):
                 piece.append(rows_of_part)
     return [pa.concat_tables(piece, promote_options="permissive") for piece in pieces]
 
@@ -127,7 +127,7 @@ def _by_bucket(job: Job, part: int, rows: pa.Table) -> Iterator[tuple[int, pa.Ta
         return
     found, kept = marked(job.source, job.keys, rows)
     of = buckets(found.select(list(job.keys)), job.buckets) - part * width
-    for number, mine in enumerate(cut(rows, kept, of, width)):
+    for number, mine in enumerate(cut(rows, of, width, kept)):
         if mine.num_rows:
             yield part * width + number, mine
 
@@ -152,20 +152,11 @@ def _small(files: Sequence[File], rows: int) -> list[File]:
     return sorted(chosen, key=lambda file: file.path)
 
 
-def _groups(files: Sequence[File]) -> list[tuple[File, ...]]:
-    """Neighbouring files for one task each, enough tasks for every CPU."""
+def _groups(files: Sequence[File]) -> list[tuple[Slice, ...]]:
+    """What each task reads: enough tasks for every CPU."""
     resources: Any = ray.cluster_resources  # its annotation is missing
     cpus = int(resources().get("CPU", 1))
-    most = min(_GROUP_BYTES, max(16 << 20, sum(file.size for file in files) // (2 * cpus)))
-    groups: list[list[File]] = []
-    filled = 0
-    for file in files:
-        if not groups or filled + file.size > most:
-            groups.append([])
-            filled = 0
-        groups[-1].append(file)
-        filled += file.size
-    return [tuple(group) for group in groups]
+    return together(files, min(GROUP_BYTES, max(16 << 20, sum(file.size for file in files) // (2 * cpus))))
 
 
 def _awaited(refs: Sequence[Any], note: Callable[[int], None]) -> list[Any]:
@@ -180,7 +171,7 @@ def _awaited(refs: Sequence[Any], note: Callable[[int], None]) -> list[Any]:
 
 
 @ray.remote(num_cpus=1, max_retries=5)
-def _scatter(job: Job, files: Sequence[File]) -> Any:
+def _scatter(job: Job, files: Sequence[Slice]) -> Any:
     pieces = scattered(job, files)
     return [np.array([piece.num_rows for piece in pieces], dtype=np.int64), *pieces]
 

@@ -17,7 +17,8 @@ from mlray.features.rows import KNOWN, TS, events
 from mlray.features.service import FeatureService
 from mlray.offline import scan
 from mlray.offline.answer import answer_part, coded_keys, queries, runs, slices
-from mlray.offline.exchange import cut, cut_events, spine_buckets, together, within
+from mlray.offline.cutting import cut, together
+from mlray.offline.exchange import cut_events, spine_buckets, within
 from mlray.offline.log import File
 from mlray.offline.plan import Bounds, Group, Read, event_bounds
 from mlray.offline.spine import ROW, facts

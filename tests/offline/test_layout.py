@@ -20,7 +20,7 @@ from deltalake import DeltaTable, write_deltalake
 import mlray as ml
 from mlray.errors import Conflict, DefinitionError, SchemaError, UnknownName
 from mlray.features.rows import KNOWN, SEQ, TS, events
-from mlray.offline import delta, layout, ordering, relayout, scan
+from mlray.offline import cutting, delta, layout, relayout, scan
 from mlray.offline.bucket import buckets
 from mlray.offline.copies import BUCKET, folder
 from mlray.offline.layout import Layout
@@ -316,7 +316,7 @@ def test_rows_read_in_slices_and_long_texts_are_the_same(tmp_path: Path, monkeyp
     whole = relayout.scattered(job, table.files)
     first = relayout.gathered(job, 1, [whole[1]])
     monkeypatch.setattr(relayout, "_CUT_BYTES", 2_000)
-    monkeypatch.setattr(ordering, "_LONG", 100)
+    monkeypatch.setattr(cutting, "_LONG", 100)
     cut = relayout.scattered(job, table.files)
     again = relayout.gathered(job, 1, [cut[1].slice(0, 10), cut[1].slice(10)])
     assert cut[0].column("name").type == pa.large_string()

@@ -1,0 +1,54 @@
+"""Rows cut by bucket, and files cut into what one task reads."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlray.offline.log import File
+from mlray.offline.scan import Slice
+
+GROUP_BYTES = 128 << 20
+"""Bytes of files that one task reads, at most."""
+
+_LONG = 1 << 31
+"""Bytes of text that one Arrow column of 32-bit offsets cannot hold."""
+_WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+
+
+def cut(
+    rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int64] | None = None
+) -> list[pa.Table]:
+    """The rows by group, in their order. of: the group of each; kept: which rows these are, None: all."""
+    order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
+    ends = np.cumsum(np.bincount(of, minlength=count))
+    together_ = roomy(rows).take(pa.array(order if kept is None else kept[order]))
+    return [together_.slice(end - size, size) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
+
+
+def roomy(rows: pa.Table) -> pa.Table:
+    """The rows in one chunk, with 64-bit offsets where a text column is too large for 32."""
+    fields = [
+        f.with_type(_WIDE[f.type]) if f.type in _WIDE and rows.column(f.name).nbytes >= _LONG else f
+        for f in rows.schema
+    ]
+    schema = pa.schema(fields)
+    return (rows if schema.equals(rows.schema) else rows.cast(schema)).combine_chunks()
+
+
+def together(files: Sequence[File], size: int = GROUP_BYTES) -> list[tuple[Slice, ...]]:
+    """What one task reads at a time: neighbouring files of together at most `size` bytes, or a run of row groups of a
+    larger one.
+    """
+    parts: list[list[Slice]] = []
+    filled = 0
+    for file in files:
+        pieces = max(-(-file.size // size), 1)
+        if pieces > 1 or not parts or filled + file.size > size:
+            parts += [[Slice(file, i, pieces)] for i in range(pieces)]
+            filled = size if pieces > 1 else file.size
+        else:
+            parts[-1].append(Slice(file))
+            filled += file.size
+    return [tuple(part) for part in parts]
