@@ -1,6 +1,6 @@
-"""Running Ray tasks that were started together."""
+"""Running many Ray tasks, a few at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -8,21 +8,34 @@ import ray
 from mlray._ray_compat import mlray_errors
 
 What = TypeVar("What")
+_PER_CPU = 2
+"""Tasks that are started and not done, for each CPU of the cluster."""
 
 
-def as_done(started: Mapping[Any, What]) -> Iterator[tuple[What, Any]]:
-    """What each reference stands for and its value, as they come. Where one fails or the caller stops, the rest is
-    killed, and nothing of it runs any more.
+def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tuple[What, Any]]:
+    """Starts a task for each, and gives each with its value, as they come. Where one fails, or the caller stops, no
+    more are started, and what runs has ended before the caller goes on.
+
+    Nothing is cancelled: a driver that cancels a task just as Ray sends it to a worker is aborted (Ray 2.60,
+    `Tried to complete task that was not pending`).
     """
-    running = dict(started)
+    waiting = list(reversed(whats))
+    running: dict[Any, What] = {}
     try:
-        while running:
+        while waiting or running:
+            room = _at_once() - len(running) if waiting else 0
+            for what in [waiting.pop() for _ in range(min(room, len(waiting)))]:
+                running[start(what)] = what
             (ref,), _ = ray.wait(list(running), num_returns=1)
             with mlray_errors():
                 value = ray.get(ref)
             yield running.pop(ref), value
-    finally:
-        for ref in running:
-            ray.cancel(ref, force=True)
+    except (Exception, GeneratorExit):  # an interrupted caller does not wait
         if running:
             ray.wait(list(running), num_returns=len(running), fetch_local=False)
+        raise
+
+
+def _at_once() -> int:
+    resources: Any = ray.cluster_resources  # its annotation is missing
+    return _PER_CPU * max(int(resources().get("CPU", 1)), 1)

@@ -86,8 +86,8 @@ def write(
     try:
         rows = resumed = sum(part.rows for part in join.parts if part.index in done)
         context = ray.put(join.context)
-        left = {_write_part.remote(part, context, target): part for part in join.parts if part.index not in done}
-        for part, action in as_done(left):
+        left = [part for part in join.parts if part.index not in done]
+        for part, action in as_done(lambda part: _write_part.remote(part, context, target), left):
             done[part.index] = action
             rows += part.rows
             progress(BuildProgress(len(done), len(join.parts), rows, clock() - started, resumed))
@@ -110,8 +110,7 @@ def located(path: str) -> str:
 
 def build_of(join: Join, fingerprint: str) -> str:
     """Names a build by what decides the rows of each of its parts."""
-    shape = [(group.keys, group.parts) for group in join.groups], [part.rows for part in join.parts]
-    return hashlib.sha256(json.dumps([fingerprint, shape, pa.__version__]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([fingerprint, join.shape, pa.__version__]).encode()).hexdigest()
 
 
 def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
