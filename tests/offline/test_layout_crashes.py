@@ -18,6 +18,8 @@ from mlray.offline import layout
 from mlray.offline.copies import folder
 
 KEYS = ["user_id"]
+ALL_WRITTEN = {"no copy": "2 of 2 parts", "full buckets": "1 of 1 parts", "changed": "1 of 1 parts"}
+"""What is said last before the commit."""
 
 WRITER = """
 import json, sys
@@ -143,7 +145,7 @@ def test_one_that_is_killed_harms_no_reader_and_the_next_succeeds(situation: str
 def test_two_that_commit_at_once_leave_one_correct_copy(situation: str, lake: Lake) -> None:
     lake.prepare(situation)
     newest = DeltaTable(str(lake.path / "events")).version()
-    both = [lake.writer("2 of 2 parts" if situation == "no copy" else "1 of 1 parts") for _ in range(2)]
+    both = [lake.writer(ALL_WRITTEN[situation]) for _ in range(2)]
     assert all("parts" in writer.said for writer in both)
     for writer in both:
         writer.let_go()
@@ -152,9 +154,10 @@ def test_two_that_commit_at_once_leave_one_correct_copy(situation: str, lake: La
     assert lake.strays() == set()
 
 
-def test_one_that_is_overtaken_by_a_newer_version_says_so(lake: Lake) -> None:
-    lake.prepare("no copy")
-    slow = lake.writer("2 of 2 parts", version=0)
+@pytest.mark.parametrize("situation", ["no copy", "full buckets", "changed"])
+def test_one_that_is_overtaken_by_a_newer_version_says_so(situation: str, lake: Lake) -> None:
+    lake.prepare(situation)
+    slow = lake.writer(ALL_WRITTEN[situation], version=DeltaTable(str(lake.path / "events")).version())
     assert "parts" in slow.said
     write(lake.path, rows(Random(2), 40))
     lake.check()
