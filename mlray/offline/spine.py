@@ -67,7 +67,7 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
     rows = in_memory(spine)
     fits(_canonical(rows.schema))
     rows = _portable(rows)
-    return _described(_cut(rows), rows.schema, timestamp, f"{rows.num_rows} rows in memory")
+    return _described(_cut(rows), rows.schema, timestamp, "a table in memory")
 
 
 def in_memory(rows: Any) -> pa.Table:
