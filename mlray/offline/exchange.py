@@ -22,6 +22,7 @@ from mlray.offline.bucket import buckets
 from mlray.offline.cutting import cut, together
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, placed
+from mlray.offline.tasks import fetched
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
@@ -115,7 +116,7 @@ def exchange_events(read: Read, group: Group) -> Cuts:
 
 def gather(refs: Sequence[Any]) -> pa.Table:
     """The pieces of one bucket as one table."""
-    return pa.concat_tables(ray.get(list(refs)))
+    return pa.concat_tables(fetched(refs))
 
 
 def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:

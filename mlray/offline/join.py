@@ -38,7 +38,7 @@ from mlray.offline.exchange import (
 )
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import as_done
+from mlray.offline.tasks import as_done, fetched
 
 _FEW = 16_384
 """Spine rows of a part that are worth a look at which row groups of the events they need."""
@@ -211,7 +211,8 @@ def compute(part: Part, context: Context) -> pa.Table:
     for group, refs in zip(context.others, part.answers, strict=True):
         answers |= arrived(group.reads, gather(refs), spine.column(ROW).to_numpy())
     for read in context.wide:
-        known: Held = ray.get(context.shared[read.view.name])
+        known: Held
+        (known,) = fetched([context.shared[read.view.name]])
         answers[read.bound] = answer(read.bound, known, spine, context.timestamp)
     return finished(context.service, spine, answers, context.timestamp)
 

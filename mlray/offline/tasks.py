@@ -1,13 +1,16 @@
-"""Running many Ray tasks, a few at a time."""
+"""Running many Ray tasks, a few at a time; and waiting inside one without keeping its CPU from others."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mlray._ray_compat import mlray_errors
 
 What = TypeVar("What")
+_PATIENCE = 2.0
+"""Seconds in which what is not lost mostly arrives."""
 _PER_CPU = 2
 """Tasks that are started and not done, for each CPU of the cluster."""
 
@@ -34,6 +37,25 @@ def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tup
         if running:
             ray.wait(list(running), num_returns=len(running), fetch_local=False)
         raise
+
+
+def fetched(refs: Sequence[Any]) -> list[Any]:
+    """The values of different references that were handed to a task, not as its arguments.
+
+    What was on a node that died is computed again, for which a CPU must be free. A task that waits for a lost object in
+    `ray.get` keeps its CPU (Ray 2.60): as many as there are CPUs would wait for ever. One that waits for another task
+    does not, so one that needs no CPU is asked to tell when all is there.
+    """
+    missing = ray.wait(list(refs), num_returns=len(refs), timeout=_PATIENCE)[1] if refs else []
+    if missing:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        ray.get(_arrived.options(scheduling_strategy=here).remote(*missing))
+    return list(ray.get(list(refs)))
+
+
+@ray.remote(num_cpus=0, max_retries=-1)
+def _arrived(*_: Any) -> None:
+    """Runs when its arguments are there."""
 
 
 def _at_once() -> int:

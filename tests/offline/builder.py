@@ -1,0 +1,97 @@
+"""A process that builds training sets of the shop as it is told, a line of JSON each, and says how far it is."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import market
+import pyarrow.feather as feather
+import ray
+
+import mlray as ml
+from mlray.offline import layout, plan
+from mlray.offline import spine as spines
+from mlray.offline.write import BuildProgress
+
+
+@dataclass(frozen=True)
+class Builder:
+    """The process, seen from the one that started it."""
+
+    process: "subprocess.Popen[str]"
+
+    def ask(self, **what: Any) -> None:
+        assert self.process.stdin is not None
+        print(json.dumps(what), file=self.process.stdin, flush=True)
+
+    def answer(self) -> dict[str, Any]:
+        """The next that it says."""
+        assert self.process.stdout is not None
+        said: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return said
+
+    def outcome(self) -> dict[str, Any]:
+        """What it says at last, when it has done what it was asked."""
+        while "parts" in (said := self.answer()):
+            pass
+        return said
+
+
+@contextmanager
+def started(address: str, lake: Path) -> Iterator[Builder]:
+    """A process that has joined the cluster; it is killed at the end, if it still runs."""
+    command = [sys.executable, __file__, address, str(lake)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        made = Builder(process)
+        assert made.answer() == {"ready": True}
+        yield made
+        process.kill()
+
+
+def main(address: str, lake: str) -> None:
+    plan.BROADCAST_ROWS, layout.ROWS = 1_000, market.EVENTS // 8
+    spines._FEWEST_ROWS = 500
+    ray.init(address=address, namespace="mlray", log_to_driver=False)
+    platform = ml.connect(ml.Settings(lake=lake, online="memory://unused", ray=address))
+    say(ready=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            say(**perform(platform, asked))
+        except ml.MlrayError as error:
+            say(error=type(error).__name__, text=str(error))
+
+
+def perform(platform: ml.Platform, asked: dict[str, Any]) -> dict[str, Any]:
+    if "layout" in asked:
+        platform.applied_diff(market.service)
+        return {"laid_out": [made.version for made in platform.layout(asked["layout"])]}
+    service = market.SERVICES[asked.get("service", "market")]
+    ts = platform.build_training_set(service, asked["spine"], join=asked["join"])
+    if "rows" in asked:
+        feather.write_feather(ts.to_arrow(), asked["rows"], compression="uncompressed")
+        return {"explain": ts.explain()}
+    seen: list[BuildProgress] = []
+
+    def progress(now: BuildProgress) -> None:
+        seen.append(now)
+        say(parts=now.parts, of=now.of, resumed=now.resumed)
+
+    ts.write_delta(asked["path"], progress)
+    return {"written": ts.count(), "resumed": seen[-1].resumed if seen else 0}
+
+
+def say(**what: Any) -> None:
+    print(json.dumps(what), file=OUT, flush=True)
+
+
+if __name__ == "__main__":
+    OUT = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray, too, prints
+    main(*sys.argv[1:])
