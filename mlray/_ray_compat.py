@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from mlray import errors
 from mlray.errors import MlrayError
@@ -66,7 +66,7 @@ def mlray_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        found = _original(error)
+        found = _original(error) or _died(error)
         if found is None:
             raise
         raise found from None
@@ -77,6 +77,16 @@ def _original(error: RayError) -> MlrayError | None:
     if isinstance(cause, MlrayError):
         return cause
     return raised_in(str(error))
+
+
+def _died(error: RayError) -> MlrayError | None:
+    """Where the worker of a task died again and again."""
+    if not isinstance(error, WorkerCrashedError | OutOfMemoryError | NodeDiedError):
+        return None
+    return MlrayError(
+        f"a task died as often as it was tried, and gave no reason but: {str(error).strip()} If it is memory, give "
+        "each task more (fewer CPUs per node), or let mlray layout keep the table in smaller buckets"
+    )
 
 
 def raised_in(text: str) -> MlrayError | None:

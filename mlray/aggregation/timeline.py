@@ -19,6 +19,8 @@ NOWHERE = -1
 """The code of a key that no event carries."""
 
 _SAFE = 1 << 62
+_AT_ONCE = 1 << 22
+"""Rows looked at in one step back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,33 @@ class Timeline:
         return seen
 
     def newest(self, lo: Ranges, hi: Ranges, q: Times) -> Ranges:
-        """The last current row of each range, NOWHERE for none; steps back over hidden rows."""
+        """The last current row of each range, NOWHERE for none; looks back over hidden rows in steps that double."""
         row = np.where(hi > lo, hi - 1, NOWHERE)
         if self.known is None and self.replaced is None:
             return row
-        open_ = np.flatnonzero(row != NOWHERE)
+        row[:] = NOWHERE
+        open_, end, width = np.flatnonzero(hi > lo), hi.copy(), 1
         while len(open_):
-            open_ = open_[~self.current(row[open_], q[open_])]
-            row[open_] -= 1
-            row[open_[row[open_] < lo[open_]]] = NOWHERE
-            open_ = open_[row[open_] != NOWHERE]
+            start = np.maximum(lo[open_], end[open_] - width)
+            index, query = expand(start, end[open_])
+            seen = self.current(index, q[open_][query])
+            np.maximum.at(row, open_[query[seen]], index[seen])
+            end[open_] = start
+            open_ = open_[(row[open_] == NOWHERE) & (start > lo[open_])]
+            width = min(2 * width, max(_AT_ONCE // max(len(open_), 1), 1))
         return row
 
-    def visible(self, lo: Ranges, hi: Ranges, q: Times) -> tuple[Ranges | None, Ranges, Ranges]:
-        """(rows, lo, hi): the ranges over `rows` (None: over all events) that hold only what each query may see."""
-        hidden = np.flatnonzero(self._meets_hidden(lo, hi, q))
+    def hidden(self, lo: Ranges, hi: Ranges, q: Times) -> Ranges:
+        """The queries whose range holds a row that they may not see."""
+        return np.flatnonzero(self._meets_hidden(lo, hi, q))
+
+    def visible(
+        self, lo: Ranges, hi: Ranges, q: Times, hidden: Ranges
+    ) -> tuple[Ranges | None, Ranges, Ranges]:
+        """(rows, lo, hi): the ranges over `rows` (None: over all events) that hold only what each query may see.
+
+        The ranges of the queries `hidden` are copied, so memory grows with their lengths.
+        """
         if not len(hidden):
             return None, lo, hi
         index, query = expand(lo[hidden], hi[hidden])

@@ -24,6 +24,9 @@ from mlray.features.order import Events
 from mlray.features.rows import event_schema
 from mlray.features.view import FeatureView
 
+COPIES = 4_000_000
+"""Rows that are copied at once for queries which meet rows that they may not see."""
+
 
 @dataclass(frozen=True, slots=True)
 class Queries:
@@ -36,10 +39,22 @@ class Queries:
     instants: Instants
     answerable: NDArray[np.bool_]
 
+    def part(self, index: slice | Ranges) -> "Queries":
+        """Some of the queries."""
+        at = Instants(self.instants.floor[index], self.instants.ceil[index], self.instants.valid[index])
+        return Queries(self.codes[index], at, self.answerable[index])
 
-def evaluate(view: FeatureView, events: Events, queries: Queries) -> pa.Table:
-    """One row per query, one column per feature of the view, in their order. Raises OverflowInSum naming the view."""
+
+def evaluate(view: FeatureView, events: Events, queries: Queries, copies: int = COPIES) -> pa.Table:
+    """One row per query, one column per feature of the view, in their order. Raises OverflowInSum naming the view.
+
+    copies: where queries would copy more rows, half of them are answered after the other.
+    """
     evaluation = _Evaluation(view, events, queries)
+    count = len(queries.codes)
+    if count > 1 and evaluation.copied() > copies:
+        halves = [queries.part(slice(0, count // 2)), queries.part(slice(count // 2, count))]
+        return pa.concat_tables([evaluate(view, events, half, copies) for half in halves]).combine_chunks()
     columns = {name: column for feature in view.features for name, column in evaluation.columns(feature)}
     return pa.table(columns)
 
@@ -68,7 +83,24 @@ class _Evaluation:
         self._positions: dict[Window, tuple[Ranges, Ranges]] = {}
         self._ends: dict[tuple[int, str], Ranges] = {}
         self._visible: dict[tuple[Window, ...], Visible] = {}
+        self._hidden: dict[tuple[Window, ...], Ranges] = {}
         self._inputs: dict[tuple[Any, ...], Any] = {}
+
+    def copied(self) -> int:
+        """How many rows the windows of one aggregate copy at most, for queries that meet hidden ones."""
+        if self.events.timeline.known is None and self.events.timeline.replaced is None:
+            return 0
+        return max((self._copied(spans) for spans in {a.spans for a in self.view.aggregates}), default=0)
+
+    def _copied(self, spans: tuple[Window, ...]) -> int:
+        lo, hi = self._all_held(spans)
+        return int((hi - lo)[self._meet_hidden(spans)].sum())
+
+    def _meet_hidden(self, spans: tuple[Window, ...]) -> Ranges:
+        """The ranges that hold a row which their query may not see."""
+        if spans not in self._hidden:
+            self._hidden[spans] = self.events.timeline.hidden(*self._all_held(spans), self._q(len(spans)))
+        return self._hidden[spans]
 
     def columns(self, feature: str | Aggregate) -> Iterable[tuple[str, pa.Array]]:
         if isinstance(feature, str):
@@ -140,10 +172,15 @@ class _Evaluation:
 
     def _ranges(self, spans: tuple[Window, ...]) -> "Visible":
         if spans not in self._visible:
-            parts = [self._held(window) for window in spans]
-            lo, hi = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-            self._visible[spans] = self.events.timeline.visible(lo, hi, self._q(len(spans)))
+            lo, hi = self._all_held(spans)
+            q, hidden = self._q(len(spans)), self._meet_hidden(spans)
+            self._visible[spans] = self.events.timeline.visible(lo, hi, q, hidden)
         return self._visible[spans]
+
+    def _all_held(self, spans: tuple[Window, ...]) -> tuple[Ranges, Ranges]:
+        parts = [self._held(window) for window in spans]
+        lo, hi = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return lo, hi
 
     def _q(self, windows: int) -> Times:
         return np.tile(at_query(self.queries.instants), windows)

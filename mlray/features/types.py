@@ -66,13 +66,12 @@ def check_same_family(left: pa.DataType, right: pa.DataType, who: str) -> None:
 def microseconds_of(column: pa.ChunkedArray, who: str) -> pa.ChunkedArray:
     """Times as int64 microseconds UTC, rounded down; a column without zone is read as UTC; null stays null."""
     kind = canonical_type(column.type)
-    if pa.types.is_date(kind) or pa.types.is_null(kind):
-        return column.cast(pa.timestamp("us")).cast(pa.int64())
-    if not pa.types.is_timestamp(kind):
+    dated = pa.types.is_date(kind) or pa.types.is_null(kind)
+    if not dated and not pa.types.is_timestamp(kind):
         raise SchemaError(f"{who} is {column.type}, but a time is needed; make it a timestamp in UTC")
-    if kind.unit != "ns":
+    if dated or kind.unit != "ns":
         try:
-            return column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())
+            return column.cast(pa.timestamp("us", tz=None if dated else kind.tz)).cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise TimeError(f"{who} is {column.type} and holds a time beyond int64 microseconds: {error}") from error
     counts = column.cast(pa.int64()).combine_chunks()

@@ -72,7 +72,7 @@ def answer_part(bound: BoundView, rows: pa.Table, block: pa.Table, timestamp: st
     for mine, events in slices(bound.view, rows, codes, asked, limit):
         part = rows.take(pa.array(events))
         prepared = prepare(bound.view, part, codes[events])
-        answers.append(evaluate(bound.view, prepared, _some(asked, mine)))
+        answers.append(evaluate(bound.view, prepared, asked.part(mine)))
         order.append(mine)
     back = np.argsort(np.concatenate(order), kind="stable")
     return pa.concat_tables(answers).take(pa.array(back))
@@ -117,10 +117,6 @@ def _by_time(
             first, last = int(at.floor[part[0]]), int(at.ceil[part[-1]])
             keep = needed(view, history, first) & (times <= last)
             yield part, events[keep]
-
-
-def _some(asked: Queries, index: Ranges) -> Queries:
-    return Queries(asked.codes[index], asked.instants.take(index), asked.answerable[index])
 
 
 def finished(service: FeatureService, spine: pa.Table, answers: Answers, timestamp: str) -> pa.Table:

@@ -37,7 +37,7 @@ def roomy(rows: pa.Table) -> pa.Table:
     return (rows if schema.equals(rows.schema) else rows.cast(schema)).combine_chunks()
 
 
-def together(files: Sequence[File], size: int = GROUP_BYTES) -> list[tuple[Slice, ...]]:
+def together(files: Sequence[File], size: int) -> list[tuple[Slice, ...]]:
     """What one task reads at a time: neighbouring files of together at most `size` bytes, or a run of row groups of a
     larger one.
     """

@@ -39,6 +39,8 @@ class Table:
     rows: int
     size: int
     files: tuple[File, ...] = field(repr=False)
+    id: str = ""
+    """Of the table: one that is removed and made again has another."""
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ def table_at(path: str, who: str, version: int | datetime | None = None) -> Tabl
     schema = schema_of(opened)
     files = files_of(opened, path, schema)
     rows, size = sum(file.rows or 0 for file in files), sum(file.size for file in files)
-    return Table(path, opened.version(), schema, rows, size, files)
+    return Table(path, opened.version(), schema, rows, size, files, str(opened.metadata().id))
 
 
 def read(path: str, version: int, columns: list[str], part: int = 0, parts: int = 1) -> pa.Table:

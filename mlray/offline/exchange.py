@@ -19,10 +19,10 @@ from mlray.features.view import FeatureView
 from mlray.offline import scan
 from mlray.offline.answer import spine_keys
 from mlray.offline.bucket import buckets
-from mlray.offline.cutting import cut, together
+from mlray.offline.cutting import GROUP_BYTES, cut, together
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, placed
-from mlray.offline.tasks import fetched
+from mlray.offline.tasks import RETRIES, fetched
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
@@ -106,7 +106,7 @@ def exchange_questions(
 def exchange_events(read: Read, group: Group) -> Cuts:
     """Starts cutting the events of a shuffled view."""
     view, table, count = read.view, read.table, group.parts
-    parts = together(read.files) or [()]
+    parts = together(read.files, GROUP_BYTES) or [()]
     return _started(
         _cut_events,
         count,
@@ -116,7 +116,7 @@ def exchange_events(read: Read, group: Group) -> Cuts:
 
 def gather(refs: Sequence[Any]) -> pa.Table:
     """The pieces of one bucket as one table."""
-    return pa.concat_tables(fetched(refs))
+    return pa.concat_tables(fetched(refs), promote_options="permissive")
 
 
 def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
@@ -134,19 +134,19 @@ def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cut
     return Cuts([refs[1:] for refs in outputs], [refs[0] for refs in outputs])
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Any:
     return returned(cut_spine(block, offset, schema, group))
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _cut_questions(
     block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
 ) -> Any:
     return returned(cut_questions(block, offset, schema, group, final, timestamp))
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _cut_events(
     view: FeatureView,
     files: Sequence[scan.Slice],

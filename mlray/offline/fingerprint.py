@@ -37,9 +37,9 @@ def _mixed(positions: Words, cells: list[Words], seed: np.uint64) -> int:
 
 
 def combined(parts: list[tuple[int, int]], schema: pa.Schema) -> str:
-    """One hexadecimal digest of the parts and of the column names."""
+    """One hexadecimal digest of the parts and of the columns' names and types."""
     lanes = [sum(part[lane] for part in parts) % (1 << 64) for lane in (0, 1)]
-    names = ",".join(schema.names)
+    names = ",".join(f"{field.name}:{field.type}" for field in schema)
     return hashlib.sha256(f"{lanes[0]:016x}{lanes[1]:016x}:{names}".encode()).hexdigest()
 
 

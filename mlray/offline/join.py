@@ -6,6 +6,7 @@ buckets of their own, and send what they found to the part of each row. A servic
 per block of the spine.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ import ray
 from numpy.typing import NDArray
 
 from mlray._ray_compat import dataset_of, mlray_errors
+from mlray.errors import MlrayError
 from mlray.features.rows import event_schema, events
 from mlray.features.service import FeatureService
 from mlray.features.view import BoundView
@@ -38,8 +40,9 @@ from mlray.offline.exchange import (
 )
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import as_done, fetched
+from mlray.offline.tasks import RETRIES, as_done, fetched
 
+_log = logging.getLogger("mlray")
 _FEW = 16_384
 """Spine rows of a part that are worth a look at which row groups of the events they need."""
 
@@ -258,8 +261,9 @@ def by_key_and_time(rows: pa.Table, group: Group, timestamp: str) -> pa.Table:
     """The rows in an order in which searches for them walk forward through the events."""
     keys = spine_keys(group.reads[0].bound, rows, group.types)
     names = [f"key{i}" for i in range(len(keys))]
-    frame = pl.DataFrame(pl.from_arrow(pa.table([*keys, rows.column(timestamp)], names=[*names, "time"])))
-    order = frame.select(pl.arg_sort_by([*names, "time"])).to_series().to_numpy()
+    by = [*names, "time", ROW]
+    frame = pl.DataFrame(pl.from_arrow(pa.table([*keys, rows.column(timestamp), rows.column(ROW)], names=by)))
+    order = frame.select(pl.arg_sort_by(by)).to_series().to_numpy()
     return rows.take(pa.array(order))
 
 
@@ -288,23 +292,23 @@ def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
     return [compute(part, ray.get(context))]
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _compute(part: Part, context: Context) -> pa.Table:
     return compute(part, context)
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _extent(block: pa.Table) -> tuple[int, int]:
     """The first row of the spine that a block has, -1 for none, and how many it has."""
     return (int(block.column(ROW).to_numpy().min()) if block.num_rows else -1), block.num_rows
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _answer_elsewhere(part: Part, context: Context, parts: int) -> Any:
     return returned(answers_elsewhere(part, context, parts))
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _hold(read: Read) -> Held:
     raw = scan.read(read.files, read.table.schema, read.columns, read.who)
     return held(read.view, within(events(read.view, raw), read.bounds))
@@ -327,7 +331,14 @@ def _wait(cuts: Iterable[Cuts]) -> None:
 def _refreshed(read: Read, lake: str) -> Read:
     if not read.refresh:
         return read
-    made = layout.refresh(lake, read.view.source, read.view.keys, read.table.version)
+    try:
+        made = layout.refresh(lake, read.view.source, read.view.keys, read.table.version)
+    except MlrayError as error:
+        if read.asked == "co-partitioned":
+            raise
+        # Others may have taken the copy further meanwhile, or the lake cannot be written to: the table can be read.
+        _log.warning("%s: the managed copy cannot be used, so it is shuffled: %s", read.who, error)
+        return replace(read, join="shuffle", refresh=False)
     return replace(read, layout=made, files=made.table.files, refresh=False)
 
 

@@ -51,6 +51,7 @@ class Read:
     files: tuple[delta.File, ...]
     layout: Layout | None = None
     refresh: bool = False
+    asked: Strategy = "auto"
 
     @property
     def view(self) -> FeatureView:
@@ -116,7 +117,7 @@ def _planned(
     view = bound.view
     bounds = event_bounds(view, span)
     files = _files(view, table, bounds) if span is not None else ()
-    read = Read(index, bound, table, join, "as asked", bounds, files)
+    read = Read(index, bound, table, join, "as asked", bounds, files, asked=join)
     small = f"{read.rows:,} rows, {read.size:,} bytes"
     if not view.keys:
         return replace(read, join="broadcast", reason="one global row: there is no key to partition by")

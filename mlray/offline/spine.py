@@ -14,6 +14,7 @@ from mlray.errors import DefinitionError, SchemaError
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
+from mlray.offline.tasks import RETRIES
 
 ROW = "__row"
 """The position of a row in the spine, int64."""
@@ -60,8 +61,7 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
         refs = [ref for part in _parts_of(table.files) for ref in _read_in(part, table.schema, who)]
         return _described(numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
-        refs = spine.materialize().to_arrow_refs()
-        schema = _unified(ray.get([_schema.remote(ref) for ref in refs]))
+        refs, schema = _blocks_of(spine)
         fits(schema)
         return _described(numbered(refs), schema, timestamp, "a Ray Dataset")
     rows = in_memory(spine)
@@ -80,7 +80,10 @@ def in_memory(rows: Any) -> pa.Table:
         return _from_dicts(rows)
     module = type(rows).__module__.partition(".")[0]
     if module == "pandas":
-        return pa.Table.from_pandas(rows, preserve_index=False)
+        try:
+            return pa.Table.from_pandas(rows, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SchemaError(f"a column of the pandas rows holds values of different types: {error}") from error
     if module == "polars":
         return rows.to_arrow()
     raise SchemaError(
@@ -117,8 +120,13 @@ def placed(rows: pa.Table, schema: pa.Schema, offset: int) -> pa.Table:
 
 
 def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows in these columns and types."""
-    return rows if rows.schema.equals(schema) else rows.select(schema.names).cast(schema)
+    """The rows in these columns and types; a column that they lack is null."""
+    if rows.schema.equals(schema):
+        return rows
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))
+    return rows.select(schema.names).cast(schema)
 
 
 def _from_dicts(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -180,6 +188,18 @@ def _described(blocks: Sequence[Block], given: pa.Schema, timestamp: str, text: 
     return Spine(tuple(blocks), schema, digest, span, text)
 
 
+def _blocks_of(dataset: Any) -> tuple[list[Any], pa.Schema]:
+    """Its blocks that have rows, and the schema of all; Ray keeps no columns of a block that has none."""
+    refs = dataset.materialize().to_arrow_refs()
+    counts = ray.get([_count.remote(ref) for ref in refs])
+    kept = [ref for ref, rows in zip(refs, counts, strict=True) if rows]
+    if kept:
+        return kept, _unified(ray.get([_schema.remote(ref) for ref in kept]))
+    known = dataset.schema()
+    schema = _canonical(known.base_schema) if known and isinstance(known.base_schema, pa.Schema) else pa.schema([])
+    return [ray.put(schema.empty_table())], schema
+
+
 def _unified(schemas: list[pa.Schema]) -> pa.Schema:
     """One schema for all blocks: a column that is all null in one block has its type from another."""
     try:
@@ -200,24 +220,24 @@ def facts(rows: pa.Table, offset: int, timestamp: str) -> tuple[tuple[int, int],
     return fingerprint.digest(rows, offset), span
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _read(files: Sequence[delta.File], schema: pa.Schema, who: str, pieces: int) -> Any:
     rows = scan.read(files, schema, schema.names, who)
     size = -(-rows.num_rows // pieces)
     return [rows.slice(i * size, size) for i in range(pieces)] if pieces > 1 else rows
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _schema(block: pa.Table) -> pa.Schema:
     return _canonical(block.schema)
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _count(block: pa.Table) -> int:
     return int(block.num_rows)
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _facts(
     block: pa.Table, offset: int, schema: pa.Schema, timestamp: str
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:

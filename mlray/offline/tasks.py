@@ -9,6 +9,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mlray._ray_compat import mlray_errors
 
 What = TypeVar("What")
+RETRIES = 8
+"""How often a task is tried again whose worker or node died: nodes come and go, but what never fits must end."""
 _PATIENCE = 2.0
 """Seconds in which what is not lost mostly arrives."""
 _PER_CPU = 2
@@ -53,7 +55,7 @@ def fetched(refs: Sequence[Any]) -> list[Any]:
     return list(ray.get(list(refs)))
 
 
-@ray.remote(num_cpus=0, max_retries=-1)
+@ray.remote(num_cpus=0, max_retries=RETRIES)
 def _arrived(*_: Any) -> None:
     """Runs when its arguments are there."""
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mlray.offline import delta
 from mlray.offline.join import Context, Join, Part, compute
 from mlray.offline.parquet import commit_new, stored_schema, write_file
 from mlray.offline.spine import ROW
-from mlray.offline.tasks import as_done
+from mlray.offline.tasks import RETRIES, as_done
 
 _RECORDS = "_mlray"
 _FILE = re.compile(r"part-[0-9a-f]{16}-\d{5}\.parquet(\.[0-9a-f]{32})?")
@@ -110,7 +111,9 @@ def located(path: str) -> str:
 
 def build_of(join: Join, fingerprint: str) -> str:
     """Names a build by what decides the rows of each of its parts."""
-    return hashlib.sha256(json.dumps([fingerprint, join.shape, pa.__version__]).encode()).hexdigest()
+    tables = sorted({(read.view.source.name, read.table.id, read.table.version) for read in join.planned})
+    code = [version(name) for name in ("mlray", "pyarrow", "polars", "numpy")]
+    return hashlib.sha256(json.dumps([fingerprint, tables, join.shape, code]).encode()).hexdigest()
 
 
 def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
@@ -124,7 +127,7 @@ def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
     return action
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
+@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _write_part(part: Part, context: Context, target: Target) -> AddAction:
     return write_part(compute(part, context).drop_columns([ROW]), target, part.index)
 

@@ -10,14 +10,14 @@ from generated import KINDS, World, differences, expected, plain, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlray.aggregation.timeline import NOWHERE
-from mlray.features.evaluate import Queries, evaluate, view_schema
+from mlray.aggregation.timeline import NOWHERE, Axis, Timeline
+from mlray.features.evaluate import COPIES, Queries, evaluate, view_schema
 from mlray.features.order import prepare
 from mlray.features.rows import events
 from mlray.features.types import instants
 
 
-def engine(world: World, table: pa.Table | None = None) -> pa.Table:
+def engine(world: World, table: pa.Table | None = None, copies: int = COPIES) -> pa.Table:
     """What the engine answers to the world's queries from `table`, or from its own rows."""
     view = declared.view(world)
     rows = events(view, world.table if table is None else table)
@@ -29,7 +29,7 @@ def engine(world: World, table: pa.Table | None = None) -> pa.Table:
         answerable=np.array([None not in key for key, _ in world.queries], dtype=np.bool_),
     )
     coded = np.array([codes[key] for key in named], dtype=np.int64)
-    return evaluate(view, prepare(view, rows, coded), queries)
+    return evaluate(view, prepare(view, rows, coded), queries, copies)
 
 
 @settings(max_examples=300, deadline=None)
@@ -37,6 +37,25 @@ def engine(world: World, table: pa.Table | None = None) -> pa.Table:
 def test_a_world_is_answered_as_the_oracle_does(seed: int, size: int) -> None:
     asked = world(seed, size)
     assert differences(asked, engine(asked), expected(asked)) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), copies=st.integers(0, 20))
+def test_few_copies_of_hidden_rows_at_a_time_change_no_bit(seed: int, copies: int) -> None:
+    asked = world(seed, 30)
+    assert differences(asked, engine(asked, copies=copies), expected(asked)) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(known=st.lists(st.integers(0, 9), min_size=1, max_size=40), q=st.integers(0, 9), data=st.data())
+def test_the_newest_row_is_the_last_one_known(known: list[int], q: int, data: st.DataObject) -> None:
+    lo = data.draw(st.integers(0, len(known)))
+    hi = data.draw(st.integers(lo, len(known)))
+    codes, times = np.zeros(len(known), dtype=np.int64), np.arange(len(known))
+    axis = Axis.of(codes, times)
+    timeline = Timeline(axis, axis.marks(codes, times), known=np.array(known))
+    found = timeline.newest(np.array([lo]), np.array([hi]), np.array([q]))
+    assert found.tolist() == [max((i for i in range(lo, hi) if known[i] <= q), default=NOWHERE)]
 
 
 @settings(max_examples=100, deadline=None)
