@@ -34,11 +34,10 @@ def spine(*users: int) -> pa.Table:
     return pa.table({"user": pa.array(users, pa.int64()), "timestamp": times})
 
 
-def late_users(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.greater(rows["user"], 5))
-
-
 def test_blocks_without_rows_are_left_out(platform: ml.Platform) -> None:
+    def late_users(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.greater(rows["user"], 5))
+
     rows = ray.data.from_arrow([spine(1, 2), spine(7, 8)]).map_batches(late_users, batch_format="pyarrow")
     assert platform.build_training_set(service(), rows).to_arrow()["amount"].to_pylist() == [2.5, None]
 
