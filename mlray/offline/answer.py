@@ -17,7 +17,7 @@ from mlray.features import keys as typed_keys
 from mlray.features.evaluate import Queries, evaluate
 from mlray.features.needed import needed
 from mlray.features.order import Events, prepare
-from mlray.features.rows import TS
+from mlray.features.rows import KNOWN, TS
 from mlray.features.service import FeatureService
 from mlray.features.types import instants
 from mlray.features.vector import Answers, assemble, request_fields
@@ -109,7 +109,8 @@ def _by_time(
 ) -> Iterator[tuple[Ranges, Ranges]]:
     """The queries of one key in order of time, cut where the events reach `limit`."""
     mine = mine[np.argsort(at.floor[mine], kind="stable")]
-    history = rows.take(pa.array(events))
+    history = rows.select([c for c in (*view.keys, TS, KNOWN) if c in rows.column_names])
+    history = history if len(events) == rows.num_rows else history.take(pa.array(events))
     times: Times = history.column(TS).to_numpy()
     cuts = np.sort(times)[limit - 1 :: limit] + view.source.lag_us
     for part in np.split(mine, np.searchsorted(at.floor[mine], cuts)):

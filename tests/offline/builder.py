@@ -1,12 +1,13 @@
-"""A process that builds training sets of the shop as it is told, a line of JSON each, and says how far it is."""
+"""A process that builds training sets of the market as it is told, a line of JSON each, and says how far it is."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ import pyarrow.feather as feather
 import ray
 
 import mlray as ml
-from mlray.offline import layout, plan
-from mlray.offline import spine as spines
 from mlray.offline.write import BuildProgress
 
 
@@ -43,10 +42,14 @@ class Builder:
         return said
 
 
+SMALL = {"plan.BROADCAST_ROWS": 1_000, "layout.ROWS": market.EVENTS // 8, "spine._FEWEST_ROWS": 500}
+"""Constants of `mlray.offline` by which even a small table has several parts."""
+
+
 @contextmanager
-def started(address: str, lake: Path) -> Iterator[Builder]:
+def started(address: str, lake: Path, constants: Mapping[str, int] = SMALL) -> Iterator[Builder]:
     """A process that has joined the cluster; it is killed at the end, if it still runs."""
-    command = [sys.executable, __file__, address, str(lake)]
+    command = [sys.executable, __file__, address, str(lake), json.dumps(constants)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         made = Builder(process)
         assert made.answer() == {"ready": True}
@@ -54,9 +57,10 @@ def started(address: str, lake: Path) -> Iterator[Builder]:
         process.kill()
 
 
-def main(address: str, lake: str) -> None:
-    plan.BROADCAST_ROWS, layout.ROWS = 1_000, market.EVENTS // 8
-    spines._FEWEST_ROWS = 500
+def main(address: str, lake: str, constants: str) -> None:
+    for name, value in json.loads(constants).items():
+        module, _, constant = name.rpartition(".")
+        setattr(import_module(f"mlray.offline.{module}"), constant, value)
     ray.init(address=address, namespace="mlray", log_to_driver=False)
     platform = ml.connect(ml.Settings(lake=lake, online="memory://unused", ray=address))
     say(ready=True)
@@ -69,10 +73,10 @@ def main(address: str, lake: str) -> None:
 
 
 def perform(platform: ml.Platform, asked: dict[str, Any]) -> dict[str, Any]:
-    if "layout" in asked:
-        platform.applied_diff(market.service)
-        return {"laid_out": [made.version for made in platform.layout(asked["layout"])]}
     service = market.SERVICES[asked.get("service", "market")]
+    if "layout" in asked:
+        platform.applied_diff(service)
+        return {"laid_out": [made.version for made in platform.layout(asked["layout"])]}
     ts = platform.build_training_set(service, asked["spine"], join=asked["join"])
     if "rows" in asked:
         feather.write_feather(ts.to_arrow(), asked["rows"], compression="uncompressed")

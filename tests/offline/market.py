@@ -67,7 +67,18 @@ def broken(amount, gate):  # type: ignore[no-untyped-def]
 service = ml.FeatureService("market", features=[spending, turnover, rate, passed])
 other = ml.FeatureService("other", features=[spending["amount"], passed])
 failing = ml.FeatureService("broken", features=[passed, broken])
-SERVICES = {"market": service, "other": other, "broken": failing}
+NUMBERS = [f"n{i}" for i in range(12)]
+
+
+def wide(name: str) -> ml.FeatureService:
+    """Sums over many columns of the table of that name."""
+    source = ml.DeltaSource(name, path=name, timestamp="at")
+    sums = [ml.Sum(column, windows=[ml.days(1), ml.lifetime]) for column in NUMBERS]
+    user = ml.Entity("user", keys=["user_id"])
+    return ml.FeatureService(name, features=[ml.FeatureView(name, entity=user, source=source, features=sums)])
+
+
+SERVICES = {"market": service, "other": other, "broken": failing, "little": wide("little"), "much": wide("much")}
 
 
 def write_lake(lake: Path, gate: Path, events: int = EVENTS, rows: int = 4_000) -> None:

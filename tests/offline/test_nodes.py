@@ -76,15 +76,16 @@ def test_more_nodes_give_the_same_bits(count: int, nodes: Nodes, alone: pa.Table
 
 
 @pytest.mark.parametrize("join", ["shuffle", "co-partitioned"])
-def test_a_node_that_is_killed_changes_nothing_but_the_time(join: str, nodes: Nodes, alone: pa.Table) -> None:
+def test_a_node_that_is_killed_changes_nothing_but_the_time(
+    join: str, nodes: Nodes, alone: pa.Table, tmp_path: Path
+) -> None:
     nodes.grow(3)
     nodes.gate.shut()
-    path = nodes.folder / f"killed {join}"
-    nodes.builder.ask(spine="spine", join=join, path=str(path))
+    nodes.builder.ask(spine="spine", join=join, path=str(tmp_path))
     held = [nodes.gate.arrival() for _ in market.LATE_USERS]
     assert nodes.builder.answer()["parts"] == 1
     nodes.kill(next(node for node in held if node != nodes.cluster.head_node.node_id))
     nodes.gate.open()
     assert nodes.builder.outcome() == {"written": alone.num_rows, "resumed": 0}
-    assert [entry["operation"] for entry in DeltaTable(path).history()] == ["CREATE TABLE"]
-    assert bits(DeltaTable(path).to_pyarrow_table()) == bits(alone)
+    assert [entry["operation"] for entry in DeltaTable(tmp_path).history()] == ["CREATE TABLE"]
+    assert bits(DeltaTable(tmp_path).to_pyarrow_table()) == bits(alone)
