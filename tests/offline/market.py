@@ -49,9 +49,9 @@ rate = ml.FeatureView("rate", entity=ml.Entity("country", keys=["country"]), sou
 def passed(amount, gate):  # type: ignore[no-untyped-def]
     """The amount; rows that name a gate wait there."""
     for folder in sorted({name for name in gate if name}):
-        with open(os.path.join(folder, "told"), "w") as told:
+        with open(os.path.join(folder, "lock")) as lock, open(os.path.join(folder, "told"), "w") as told:
             told.write(ray.get_runtime_context().get_node_id())
-        with open(os.path.join(folder, "lock")) as lock:
+            told.flush()
             fcntl.flock(lock, fcntl.LOCK_SH)
     return amount
 
