@@ -85,7 +85,10 @@ def commit_new(
 
     Conflict where a table is there already.
     """
-    properties = CommitProperties(custom_metadata=dict(metadata or {}), app_transactions=list(transactions))
+    # Without `max_commit_retries` the slower of two adds its files to the table of the quicker one, as version 1.
+    properties = CommitProperties(
+        custom_metadata=dict(metadata or {}), max_commit_retries=0, app_transactions=list(transactions)
+    )
     try:
         create_table_with_add_actions(
             root,

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import market
@@ -17,6 +19,7 @@ from market import bits
 
 import mlray as ml
 from mlray.errors import Conflict
+from mlray.offline.parquet import commit_new, write_file
 from mlray.offline.training_set import TrainingSet
 
 PARTS = 8
@@ -124,6 +127,24 @@ def test_of_two_that_write_at_once_one_wins(second: str, shop: Shop, tmp_path: P
     outcomes = [builder.outcome() for builder in shop.builders]
     assert sorted(outcome.get("error", "won") for outcome in outcomes) == ["Conflict", "won"]
     shop.right(path, services["error" in outcomes[0]])
+
+
+def test_of_two_that_commit_at_once_one_wins(tmp_path: Path) -> None:
+    rows = pa.table({"x": [1]})
+    for attempt in range(20):
+        root, together, lost = str(tmp_path / str(attempt)), Barrier(2), []
+
+        def commit(name: str, root: str = root, together: Barrier = together, lost: list[str] = lost) -> None:
+            action = write_file(root, name, rows, stats=[])
+            together.wait()
+            try:
+                commit_new(root, rows.schema, [action])
+            except Conflict:
+                lost.append(name)
+
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(commit, ["a.parquet", "b.parquet"]))
+        assert (len(lost), DeltaTable(root).to_pyarrow_table()) == (1, rows)
 
 
 def test_a_table_that_is_there_is_not_touched(shop: Shop, tmp_path: Path) -> None:
