@@ -30,14 +30,14 @@ class Builder:
         print(json.dumps(what), file=self.process.stdin, flush=True)
 
     def answer(self) -> dict[str, Any]:
-        """The next that it says."""
+        """The next that it says; first that it is ready."""
         assert self.process.stdout is not None
         said: dict[str, Any] = json.loads(self.process.stdout.readline())
         return said
 
     def outcome(self) -> dict[str, Any]:
         """What it says at last, when it has done what it was asked."""
-        while "parts" in (said := self.answer()):
+        while not (said := self.answer()).keys().isdisjoint(("parts", "ready")):
             pass
         return said
 
@@ -48,12 +48,10 @@ SMALL = {"plan.BROADCAST_ROWS": 1_000, "layout.ROWS": market.EVENTS // 8, "spine
 
 @contextmanager
 def started(address: str, lake: Path, constants: Mapping[str, int] = SMALL) -> Iterator[Builder]:
-    """A process that has joined the cluster; it is killed at the end, if it still runs."""
+    """A process that joins the cluster, and says when it has; it is killed at the end, if it still runs."""
     command = [sys.executable, __file__, address, str(lake), json.dumps(constants)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
-        made = Builder(process)
-        assert made.answer() == {"ready": True}
-        yield made
+        yield Builder(process)
         process.kill()
 
 

@@ -24,10 +24,10 @@ from mlray.features.view import BoundView
 from mlray.offline.answer import answer_part
 
 LITTLE, MUCH = 100_000, 800_000
-PER_PART = LITTLE // 4
+PER_PART = LITTLE // 2
 SCALE = {"plan.BROADCAST_ROWS": 0, "plan._ROWS_PER_PART": PER_PART, "layout.ROWS": PER_PART,
-         "exchange.GROUP_BYTES": 4 << 20, "relayout.GROUP_BYTES": 4 << 20}
-"""As if memory were a fortieth: parts of so many rows, tasks that read so many bytes."""
+         "exchange.GROUP_BYTES": 8 << 20, "relayout.GROUP_BYTES": 8 << 20}
+"""As if memory were a twentieth: parts of so many rows, tasks that read so many bytes."""
 STORE, BOUND = 80 << 20, 256 << 20
 """Bytes of the object store; and of any process, of which an idle one has 150 MiB."""
 MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -55,12 +55,6 @@ class Market:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     folder = tmp_path_factory.mktemp("bounded")
-    rng = np.random.default_rng(1)
-    for name, rows in (("little", LITTLE), ("much", MUCH)):
-        for _ in range(0, rows, LITTLE // 2):
-            write_deltalake(folder / "lake" / name, numbers(rng, LITTLE // 2), mode="append")
-    late = pa.array([market.START + 5 * market.DAY] * 30_000, pa.timestamp("us", tz="UTC"))
-    write_deltalake(folder / "lake" / "spine", pa.table({"user_id": np.arange(30_000), "timestamp": late}))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in MEMORY.items():
             patch.setenv(name, value)
@@ -69,8 +63,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         cluster = Cluster(initialize_head=True, head_node_args=head)
         (raylet,) = cluster.head_node.all_processes["raylet"]
         with started(cluster.address, folder / "lake", SCALE) as builder:
+            write_tables(folder / "lake")
             yield Market(raylet.process.pid, builder, folder)
         cluster.shutdown()
+
+
+def write_tables(lake: Path) -> None:
+    rng = np.random.default_rng(1)
+    for name, rows in (("little", LITTLE), ("much", MUCH)):
+        for _ in range(0, rows, LITTLE // 2):
+            write_deltalake(lake / name, numbers(rng, LITTLE // 2), mode="append")
+    late = pa.array([market.START + 5 * market.DAY] * 30_000, pa.timestamp("us", tz="UTC"))
+    write_deltalake(lake / "spine", pa.table({"user_id": np.arange(30_000), "timestamp": late}))
 
 
 def numbers(rng: np.random.Generator, rows: int) -> pa.Table:
@@ -90,11 +94,11 @@ class Peak:
 
 @contextmanager
 def watched(roots: list[int], folder: Path) -> Iterator[Peak]:
-    """Looks every 20 ms."""
+    """Looks every 50 ms."""
     peak, done = Peak(), Event()
 
     def look() -> None:
-        while not done.wait(0.02):
+        while not done.wait(0.05):
             for process in family(roots):
                 with suppress(OSError, IndexError):  # it has ended
                     name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
@@ -173,7 +177,7 @@ def peak_of_this() -> int:
 
 
 def test_the_history_of_one_key_is_answered_in_slices() -> None:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
         (whole, answers), (sliced, same) = fresh.map(hot, [10**9, 50_000])
     assert same == answers
     assert sliced < 0.6 * whole, (sliced, whole)

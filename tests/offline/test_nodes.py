@@ -49,11 +49,11 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     folder = tmp_path_factory.mktemp("nodes")
-    market.write_lake(folder / "lake", folder)
     head = {"num_cpus": 1, "object_store_memory": 300 << 20, "include_dashboard": False, "no_monitor": True,
             "include_log_monitor": False, "_system_config": NOTICES_DEATH | IN_STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     with closing(market.Gate(folder)) as gate, started(cluster.address, folder / "lake") as builder:
+        market.write_lake(folder / "lake", folder)
         builder.ask(layout="purchases")
         assert builder.outcome() == {"laid_out": [3]}
         yield Nodes(cluster, builder, gate, folder)
