@@ -4,13 +4,16 @@ A kind of aggregate is one file: a subclass of `Aggregate` that names itself and
 visibility of rows, nulls, `where` and storage are not its business: it is given the usable values of a column in
 event order and, per query, the half-open range [lo, hi) of them that its window holds.
 
+A call of `over` answers thousands of queries at once, and costs hundreds of microseconds for one. So a kind says the
+same in plain Python too: `each` answers the few ranges of one query over some hundred values, to the same bits.
+
 It also says how values are combined piece by piece: `partial` condenses a segment of values, `merge` joins two that
 follow one another, `finalize` gives the value. This is a monoid, whose identity is the partial of no values, and
 finalize(partial(v)) is what `over` gives for all of v, to the bit.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar
@@ -25,14 +28,31 @@ Ranges = NDArray[np.int64]
 Made = TypeVar("Made")
 Partial = Any
 """What a kind keeps of a segment of values: plain, picklable and exact; equal where it stands for the same."""
+ValuesKind = Literal["int", "float", "decimal", "ordered"]
+Spans = Sequence[tuple[int, int]]
+"""Half-open ranges [lo, hi) of values."""
 ResultType = Literal["int64", "float64", "column", "list", "sum"]
 """'column': a value of the input column, in its type; 'list': a list of them; 'sum': int64 for integers and bool,
 else float64.
 """
 
 
+class Shared:
+    """Keeps what several aggregates over the same values need."""
+
+    __slots__ = ()
+    shared: dict[Hashable, Any]
+
+    def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """Made by the first of them that asks; not to be changed."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        made: Made = self.shared[name]
+        return made
+
+
 @dataclass(frozen=True, slots=True)
-class Values:
+class Values(Shared):
     """The usable values of a column in event order: no null, no NaN, no -0.0.
 
     `array`: float64, or int64 for integers, bool and every other ordered type coded so that codes order as values do.
@@ -40,17 +60,25 @@ class Values:
     """
 
     name: str
-    kind: Literal["int", "float", "decimal", "ordered"]
+    kind: ValuesKind
     array: NDArray[Any]
     scale: int = 0
-    shared: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """What several aggregates over these values need, made by the first of them."""
-        if name not in self.shared:
-            self.shared[name] = make()
-        made: Made = self.shared[name]
-        return made
+
+@dataclass(frozen=True, slots=True)
+class Plain(Shared):
+    """The usable values of a column in event order, as Python has them: no null, no NaN, no -0.0.
+
+    `cells`: floats, infinities among them; integers (bool is one); of a decimal the integers cell * 10^scale; of every
+    other type what Python orders as the contract does: text, bytes, and times as integers in their unit.
+    """
+
+    name: str
+    kind: ValuesKind
+    cells: list[Any]
+    scale: int = 0
+    shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +175,13 @@ class Aggregate(ABC):
 
         Aggregates over the same column, condition and windows are given the same objects, so that they can share
         what they compute.
+        """
+
+    @abstractmethod
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        """The same, plain, for the ranges of one query: None for null, a cell for 'column', a list of cells for 'list'.
+
+        0 <= lo <= hi <= len(values.cells). Raises OverflowInSum as `over` does.
         """
 
     def partial(self, values: Values) -> Partial:

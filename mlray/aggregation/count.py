@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
 
 
 @register
@@ -20,6 +20,9 @@ class Count(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:  # noqa: ARG002
         return Result(hi - lo, np.ones(len(lo), dtype=np.bool_))
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:  # noqa: ARG002
+        return [hi - lo for lo, hi in ranges]
 
     def partial(self, values: Values) -> Partial:
         return len(values.array)

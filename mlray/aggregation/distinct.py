@@ -1,12 +1,14 @@
 """Which different values there are, and how many."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
+from mlray.aggregation.growing import growing
 from mlray.aggregation.position import SomeOf
 from mlray.aggregation.ranges import count_below, expand, prefix_counts
 from mlray.aggregation.selection import select
@@ -24,6 +26,15 @@ class CountDistinct(Aggregate):
         """A value counts where it occurs first in the range: where its previous occurrence lies before lo."""
         previous = values.once("previous", lambda: _previous(values.array))
         return Result(count_below(previous, lo, hi, lo + 1), np.ones(len(lo), dtype=np.bool_))
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        out, seen = [0] * len(ranges), set[Any]()
+        for which, piece, anew in growing(values, ranges):
+            if anew:
+                seen = set()
+            seen.update(piece)
+            out[which] = len(seen)
+        return out
 
     def partial(self, values: Values) -> Partial:
         return frozenset(values.array.tolist())
@@ -58,6 +69,17 @@ class LastDistinctN(SomeOf):
         inside = place >= lo[query]
         length = np.bincount(query[inside], minlength=len(lo))
         return Result(values.array[place[inside]], hi > lo, np.concatenate(([0], np.cumsum(length))))
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        out: list[Any] = [None] * len(ranges)
+        seen: dict[Any, None] = {}
+        for which, piece, anew in growing(values, ranges):
+            if anew:
+                seen = {}
+            if len(seen) < self.n:
+                seen.update(dict.fromkeys(reversed(piece)))
+            out[which] = list(islice(seen, self.n)) or None
+        return out
 
     def partial(self, values: Values) -> Partial:
         return tuple(dict.fromkeys(values.array[::-1].tolist()))[: self.n]

@@ -1,11 +1,13 @@
 """The least and the greatest value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
+from mlray.aggregation.growing import growing
 from mlray.aggregation.ranges import extreme
 
 
@@ -19,6 +21,9 @@ class Min(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.minimum, values.array, lo, hi), hi > lo)
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return _chosen(min, values, ranges)
 
     def partial(self, values: Values) -> Partial:
         return (min(values.array.tolist()),) if len(values.array) else ()
@@ -41,6 +46,9 @@ class Max(Aggregate):
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.maximum, values.array, lo, hi), hi > lo)
 
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return _chosen(max, values, ranges)
+
     def partial(self, values: Values) -> Partial:
         return (max(values.array.tolist()),) if len(values.array) else ()
 
@@ -49,3 +57,14 @@ class Max(Aggregate):
 
     def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
         return partial[0] if partial else None
+
+
+def _chosen(choose: Callable[[list[Any]], Any], values: Plain, ranges: Spans) -> list[Any]:
+    """Of each range the least or the greatest; a range that holds another one takes the one of that."""
+    out: list[Any] = [None] * len(ranges)
+    best: list[Any] = []
+    for which, piece, anew in growing(values, ranges):
+        pool = piece if anew else best + piece
+        best = [choose(pool)] if pool else []
+        out[which] = best[0] if best else None
+    return out

@@ -4,10 +4,10 @@ Method (Ziv's). The number is computed in double-double arithmetic, as an uneval
 to 2^-100 (Dekker 1971; Joldes, Muller, Popescu, "Tight and rigorous error bounds for basic building blocks of
 double-word arithmetic", 2017). Where nothing was lost on the way, as for most numbers halfway between two doubles, or
 where every number that near rounds to the same double, that double is the answer. The few others, and operands whose
-products might leave the range, are computed with Python's fractions.
+products might leave the range, are computed in Python's integers, whose quotient is rounded once.
 """
 
-from fractions import Fraction
+from math import isinf
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ def between(low: NDArray[Any], high: NDArray[Any], weight: NDArray[np.int64], wh
         out, certain = _quotient(*wide, weight, whole, float(divisor))
     certain &= _tame(low) & _tame(high) & (divisor <= _EXACT_POWERS)
     for i in np.flatnonzero(~certain):
-        out[i] = _exact(low[i], high[i], int(weight[i]), whole, divisor)
+        (a,), (b,) = low[i : i + 1].tolist(), high[i : i + 1].tolist()
+        out[i] = _exact(a, b, int(weight[i]), whole, divisor)
     return out
 
 
@@ -66,15 +67,13 @@ def _quotient(
 
 
 def _exact(low: Any, high: Any, weight: int, whole: int, divisor: int) -> float:
-    parts = [(value, share) for value, share in ((low, whole - weight), (high, weight)) if share]
-    infinite = {float(value) for value, _ in parts if isinstance(value, float) and np.isinf(value)}
-    if infinite:
-        return infinite.pop() if len(infinite) == 1 else float("nan")
-    return float(sum(_fraction(value) * share for value, share in parts) / divisor)
-
-
-def _fraction(value: Any) -> Fraction:
-    return Fraction(float(value)) if isinstance(value, float) else Fraction(int(value))
+    if not weight:
+        high = low
+    if isinf(low) or isinf(high):
+        return float(low + high)
+    (a, b), (c, d) = low.as_integer_ratio(), high.as_integer_ratio()
+    rounded: float = (a * d * (whole - weight) + c * b * weight) / (b * d * divisor)
+    return rounded
 
 
 def _tame(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
 from mlray.aggregation.ranges import expand
 from mlray.errors import DefinitionError
 
@@ -21,6 +21,9 @@ class First(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return _at(values, lo, hi > lo)
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return [values.cells[lo] if hi > lo else None for lo, hi in ranges]
 
     def partial(self, values: Values) -> Partial:
         return tuple(values.array[:1].tolist())
@@ -42,6 +45,9 @@ class Last(Aggregate):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return _at(values, hi - 1, hi > lo)
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return [values.cells[hi - 1] if hi > lo else None for lo, hi in ranges]
 
     def partial(self, values: Values) -> Partial:
         return tuple(values.array[-1:].tolist())
@@ -87,6 +93,9 @@ class FirstN(SomeOf):
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return _lists(values, lo, np.minimum(lo + self.n, hi))
 
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return [values.cells[lo : min(lo + self.n, hi)] or None for lo, hi in ranges]
+
     def partial(self, values: Values) -> Partial:
         return tuple(values.array[: self.n].tolist())
 
@@ -103,6 +112,9 @@ class LastN(SomeOf):
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return _lists(values, np.maximum(lo, hi - self.n), hi)
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return [values.cells[max(lo, hi - self.n) : hi] or None for lo, hi in ranges]
 
     def partial(self, values: Values) -> Partial:
         return tuple(values.array[-self.n :].tolist())

@@ -4,12 +4,15 @@ from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
+from math import isnan
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
+from mlray.aggregation.growing import growing
 from mlray.aggregation.interpolation import between, exactly
 from mlray.aggregation.selection import select
 from mlray.errors import DefinitionError
@@ -45,6 +48,16 @@ class OrderStatistic(Aggregate):
         out = np.zeros(len(lo))
         out[pick] = between(found[: len(pick)], found[len(pick) :], weight, whole, values.scale)
         return Result(out, (hi > lo) & ~np.isnan(out))
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        pools = values.once(("sorted", tuple(ranges)), lambda: _sorted(values, ranges))
+        return [self._within(pool, values.scale) if pool else None for pool in pools]
+
+    def _within(self, ordered: list[Any], scale: int) -> float | None:
+        last, whole = len(ordered) - 1, self.fraction.denominator
+        rank, weight = divmod(last * self.fraction.numerator, whole)
+        found = exactly(ordered[rank], ordered[min(rank + 1, last)], weight, whole, scale)
+        return None if isnan(found) else found
 
     def partial(self, values: Values) -> Partial:
         """How often each value occurs."""
@@ -85,7 +98,7 @@ class Quantile(OrderStatistic):
 
     @property
     def fraction(self) -> Fraction:
-        return Fraction(repr(self.q))
+        return _as_written(self.q)
 
     @property
     def label(self) -> str:
@@ -105,6 +118,21 @@ class Median(OrderStatistic):
     @property
     def fraction(self) -> Fraction:
         return Fraction(1, 2)
+
+
+@lru_cache(maxsize=256)
+def _as_written(q: float) -> Fraction:
+    return Fraction(repr(q))
+
+
+def _sorted(values: Plain, ranges: Spans) -> list[list[Any]]:
+    """The values of each range in order; those of a range that it holds are in order already, and only merged."""
+    out: list[list[Any]] = [[]] * len(ranges)
+    pool: list[Any] = []
+    for which, piece, anew in growing(values, ranges):
+        pool = sorted(piece) if anew else sorted(pool + piece)
+        out[which] = pool
+    return out
 
 
 def _at(counts: Counter[Any], rank: int) -> Any:

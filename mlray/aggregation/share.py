@@ -1,11 +1,12 @@
 """How often a condition holds."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
 from mlray.aggregation.ranges import prefix_counts
 from mlray.errors import DefinitionError
 
@@ -36,6 +37,10 @@ class Share(Aggregate):
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         true = prefix_counts(values.array == 1)
         return Result((true[hi] - true[lo]) / np.maximum(hi - lo, 1), hi > lo)
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        true = values.once("true", lambda: list(accumulate(values.cells, initial=0)))
+        return [(true[hi] - true[lo]) / (hi - lo) if hi > lo else None for lo, hi in ranges]
 
     def partial(self, values: Values) -> Partial:
         return int(np.count_nonzero(values.array)), len(values.array)

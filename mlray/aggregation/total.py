@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import fsum, inf
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from mlray.aggregation.aggregate import Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
 from mlray.aggregation.algebra import OfTotal
 from mlray.aggregation.exact import DigitSums, Floats, magnitudes, sum_floats, sum_integers
+from mlray.aggregation.integers import integers, sums
 from mlray.aggregation.ranges import prefix_counts
-from mlray.aggregation.rounding import ratios, to_float64, to_int64
+from mlray.aggregation.rounding import ratio, ratios, to_float64, to_int64
 from mlray.errors import OverflowInSum
 
 Made = TypeVar("Made")
@@ -34,10 +36,13 @@ class Sum(OfTotal):
         total = rounded_sum(values, lo, hi)
         return Result(total.array, total.valid.copy())
 
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return _integer_totals(values, ranges) if values.kind == "int" else totals(values, ranges)
+
     def finalize(self, partial: Partial, values: Values) -> Any:
         if values.kind != "int" or not partial.count:
             return partial.rounded()
-        if not -(1 << 63) <= partial.sum < 1 << 63:
+        if not _fits_int64(partial.sum):
             raise _overflow(values.name, 1)
         return int(partial.sum)
 
@@ -54,6 +59,10 @@ class Mean(OfTotal):
         total = rounded_sum(values, lo, hi)
         return Result(total.array / np.maximum(hi - lo, 1), total.valid.copy())
 
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        found = zip(totals(values, ranges), ranges, strict=True)
+        return [None if total is None else total / (hi - lo) for total, (lo, hi) in found]
+
     def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
         total = partial.rounded()
         return None if total is None else total / partial.count
@@ -64,6 +73,48 @@ def _integer_sum(values: Values, lo: Ranges, hi: Ranges) -> Result:
     if not fits.all():
         raise _overflow(values.name, int((~fits).sum()))
     return Result(total, hi > lo)
+
+
+def totals(values: Plain, ranges: Spans) -> list[float | None]:
+    """Per range the exact sum of any numbers, rounded once to float64; None for none, and for inf - inf."""
+    known: dict[tuple[int, int], float | None] = values.once("totals", dict)
+    for span in ranges:
+        if span not in known:
+            known[span] = _total(values, *span)
+    return [known[span] for span in ranges]
+
+
+def _total(values: Plain, lo: int, hi: int) -> float | None:
+    if lo == hi:
+        return None
+    if values.kind == "float":
+        return _float_total(values, lo, hi)
+    return ratio(sums(values)[hi] - sums(values)[lo], 10**values.scale, 0)
+
+
+def _float_total(values: Plain, lo: int, hi: int) -> float | None:
+    """`fsum` rounds the exact sum once, but gives up where one on its way lies beyond the largest double."""
+    cells = values.cells[lo:hi]
+    try:
+        return fsum(cells)
+    except (OverflowError, ValueError):
+        up, down = inf in cells, -inf in cells
+    if up or down:
+        return None if up and down else inf if up else -inf
+    return ratio(sums(values)[hi] - sums(values)[lo], 1, integers(values).exponent)
+
+
+def _integer_totals(values: Plain, ranges: Spans) -> list[Any]:
+    before = sums(values)
+    found = [before[hi] - before[lo] if hi > lo else None for lo, hi in ranges]
+    beyond = sum(total is not None and not _fits_int64(total) for total in found)
+    if beyond:
+        raise _overflow(values.name, beyond)
+    return found
+
+
+def _fits_int64(total: int) -> bool:
+    return -(1 << 63) <= total < 1 << 63
 
 
 def _overflow(column: str, windows: int) -> OverflowInSum:

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Partial, Ranges, Result, ResultType, Values, register
+from mlray.aggregation.aggregate import Partial, Plain, Ranges, Result, ResultType, Spans, Values, register
 from mlray.aggregation.algebra import OfMoments
 from mlray.aggregation.exact import DigitSums, Floats, blocks, sum_integers, sum_squares
+from mlray.aggregation.integers import integers, squares, sums
 from mlray.aggregation.rounding import carried, ratio, ratios
 from mlray.aggregation.total import exact_sums, finite, once_per_ranges, over_two
 
@@ -36,6 +37,9 @@ class Var(OfMoments):
         var = variance(values, lo, hi)
         return Result(var.array, var.valid.copy())
 
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        return [_variance_within(values, lo, hi) for lo, hi in ranges]
+
     def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
         return partial.variance()
 
@@ -51,6 +55,10 @@ class Std(OfMoments):
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         var = variance(values, lo, hi)
         return Result(np.sqrt(var.array), var.valid.copy())
+
+    def each(self, values: Plain, ranges: Spans) -> list[Any]:
+        variances = (_variance_within(values, lo, hi) for lo, hi in ranges)
+        return [None if var is None else sqrt(var) for var in variances]
 
     def finalize(self, partial: Partial, values: Values) -> Any:  # noqa: ARG002
         var = partial.variance()
@@ -174,3 +182,12 @@ def _one_by_one(sums: DigitSums, squares: DigitSums, n: list[int], scale: int) -
     numerators = [m * (s << square_up) - (t * t << up) for t, s, m in zip(total, square, n, strict=True)]
     divisors = [m * (m - 1) * 25**scale for m in n]
     return [ratio(a, d, shift - 2 * scale) for a, d in zip(numerators, divisors, strict=True)]
+
+
+def _variance_within(values: Plain, lo: int, hi: int) -> float | None:
+    """The sample variance of one range, from prefix sums in unbounded integers."""
+    n, numbers = hi - lo, integers(values)
+    if n < 2 or (numbers.infinite and numbers.infinite[hi] > numbers.infinite[lo]):
+        return None
+    total, square = (prefix[hi] - prefix[lo] for prefix in (sums(values), squares(values)))
+    return ratio(n * square - total * total, n * (n - 1) * 100**values.scale, 2 * numbers.exponent)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracle import rounded
 
 import mlray as ml
-from mlray.aggregation.aggregate import Aggregate, Ranges, Values
+from mlray.aggregation.aggregate import Aggregate, Plain, Ranges, Values
 from mlray.aggregation.ranges import extreme
 from mlray.aggregation.total import rounded_sum
 
@@ -36,10 +36,19 @@ Number = float | int | Fraction
 
 
 def over(kind: type[Aggregate], values: Values, ranges: Sequence[tuple[int, int]]) -> list[Any]:
-    """The results of `kind` over the ranges, None for null."""
+    """The results of `kind` over the ranges, None for null; of few values those of one query are the same."""
     lo, hi = ends(ranges)
     result = kind("v", windows=[ml.days(1)]).over(values, lo, hi)
-    return [x if valid else None for x, valid in zip(result.array.tolist(), result.valid.tolist(), strict=True)]
+    found = [x if valid else None for x, valid in zip(result.array.tolist(), result.valid.tolist(), strict=True)]
+    if len(values.array) <= 1000:
+        assert bits(each(kind, values, ranges)) == bits(found)
+    return found
+
+
+def each(kind: type[Aggregate], values: Values, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    """The same by the way of one query."""
+    plain = Plain(values.name, values.kind, values.array.tolist(), values.scale)
+    return kind("v", windows=[ml.days(1)]).each(plain, ranges)
 
 
 def ends(ranges: Sequence[tuple[int, int]]) -> tuple[Ranges, Ranges]:
@@ -115,8 +124,9 @@ def test_an_integer_sum_is_exact_or_an_error(column: tuple[list[int], list[tuple
     values, sums = Values("v", "int", np.array(cells, dtype=np.int64)), [sum(cells[lo:hi]) for lo, hi in ranges]
     outside = sum(not -(2**63) <= total < 2**63 for total in sums)
     if outside:
-        with pytest.raises(ml.MlrayError, match=f"column 'v' leaves int64 in {outside} windows"):
-            over(ml.Sum, values, ranges)
+        for way in (over, each):
+            with pytest.raises(ml.MlrayError, match=f"column 'v' leaves int64 in {outside} windows"):
+                way(ml.Sum, values, ranges)
     else:
         found = over(ml.Sum, values, ranges)
         assert found == [s if hi > lo else None for s, (lo, hi) in zip(sums, ranges, strict=True)]

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlray as ml
-from mlray.aggregation.aggregate import Aggregate, Partial, Result, Values, registered
+from mlray.aggregation.aggregate import Aggregate, Partial, Plain, Result, Values, registered
 from mlray.features.evaluate import Queries, evaluate
 from mlray.features.order import prepare
 from mlray.features.rows import events
@@ -33,6 +33,7 @@ PARAMETERS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 """What each kind takes besides a column and windows, by the name of its class."""
 
 of_kernels = settings(max_examples=30, deadline=None)
+of_single = settings(max_examples=60, deadline=None)
 of_engine = settings(max_examples=12, deadline=None)
 every_kind = pytest.mark.parametrize("kind", sorted(registered))
 
@@ -117,6 +118,15 @@ def over(aggregate: Aggregate, values: Values, ranges: Sequence[tuple[int, int]]
     return [bits(cell) for cell in answers(aggregate.over(values, lo, hi))]
 
 
+def plain(values: Values) -> Plain:
+    return Plain(values.name, values.kind, values.array.tolist(), values.scale)
+
+
+def each(aggregate: Aggregate, values: Plain, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    """What `over` gives, by the way of one query."""
+    return [bits(cell) for cell in aggregate.each(values, ranges)]
+
+
 def whole(aggregate: Aggregate, values: Values) -> Any:
     """The value over all of `values`, as bits."""
     return over(aggregate, replace(values, shared={}), [(0, len(values.array))])[0]
@@ -151,6 +161,38 @@ def test_the_finalized_partial_is_the_value_over_all(kind: str, data: st.DataObj
     aggregate, (values,) = data.draw(segments(kind, 1))
     kept: Partial = pickle.loads(pickle.dumps(aggregate.partial(values)))
     assert bits(aggregate.finalize(kept, values)) == whole(aggregate, values)
+
+
+@every_kind
+@of_single
+@given(data=st.data())
+def test_one_query_in_plain_python_is_answered_to_the_same_bits(kind: str, data: st.DataObject) -> None:
+    aggregate, parts = data.draw(segments(kind, 4))
+    values = joined(parts)
+    ends = st.integers(0, len(values.array))
+    pairs = st.tuples(ends, ends).map(lambda pair: (min(pair), max(pair)))
+    ranges = data.draw(st.lists(pairs, max_size=6))
+    assert each(aggregate, plain(values), ranges) == over(aggregate, values, ranges)
+
+
+@every_kind
+@of_single
+@given(data=st.data())
+def test_one_query_in_plain_python_is_answered_as_the_partials_do(kind: str, data: st.DataObject) -> None:
+    aggregate, (values,) = data.draw(segments(kind, 1))
+    found = aggregate.finalize(aggregate.partial(values), values)
+    assert each(aggregate, plain(values), [(0, len(values.array))]) == [bits(found)]
+
+
+@of_single
+@given(data=st.data())
+def test_kinds_over_the_same_plain_values_do_not_disturb_one_another(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from(NUMBERS))
+    values = plain(form.values(data.draw(st.lists(form.cells, max_size=6))))
+    kinds = data.draw(st.permutations([kind for kind, made in registered.items() if not made.of_condition]))
+    ranges = [(0, len(values.cells)), (len(values.cells) // 2, len(values.cells))]
+    for aggregate in (data.draw(aggregates(kind)) for kind in kinds):
+        assert each(aggregate, values, ranges) == each(aggregate, replace(values, shared={}), ranges)
 
 
 @every_kind
