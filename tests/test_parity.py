@@ -240,7 +240,7 @@ def test_verify_sees_one_corrupted_event(ray_cluster: str, tmp_path: Path) -> No
     platform, service = purchases(tmp_path, ray_cluster)
     space = platform.online.spaces()[0]
     before, after = struct.pack("<d", 18.5), struct.pack("<d", 18.25)
-    hurt = [replace(c, value=c.value.replace(before, after)) for c in platform.online.scan(space) if before in c.value]
+    hurt = [c._replace(value=c.value.replace(before, after)) for c in platform.online.scan(space) if before in c.value]
     assert platform.online.write(space, hurt) == len(hurt) == 1
     result = platform.verify(service, rows=50)
     assert result.different > 0

@@ -24,13 +24,14 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
+from types import EllipsisType
 from typing import TypeAlias
 
 import lmdb
 
 from mlray.errors import StoreError
 from mlray.online.lmdb_environment import Environment, Transaction, acquire, release
-from mlray.online.store import SORTED_KEY, Cell, Stats, checked_address, checked_space, counted
+from mlray.online.store import SORTED_KEY, Cell, Held, Stats, checked_address, checked_space, checked_state, counted
 
 Removal: TypeAlias = tuple[bytes, bytes, int, bool]  # encoded key, slot, version, whether the key is a long one
 Addition: TypeAlias = tuple[bytes, bytes, int, bytes, bytes]  # ..., record, the whole key if it is a long one
@@ -42,6 +43,7 @@ REMOVED_AT_ONCE = 20_000
 _NEXT_NUMBER = b"n"
 _NUMBER = struct.Struct(">I")
 _VERSION = struct.Struct(">q")
+_version = _VERSION.unpack_from
 _END_OF_KEY = re.compile(rb"\x00[\x00\x01]")
 _FIRST_OF_KEY = 1 + _NUMBER.size
 
@@ -56,14 +58,14 @@ class LmdbStore:
         self._path = os.path.realpath(path)
         self._environment: Environment | None = acquire(self._path, first_map)
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[Held]:
         return self._held().read(partial(_read, requests))
 
     def write(
         self, space: str, cells: Iterable[Cell], *, deletes: Iterable[tuple[bytes, bytes, int]] = (),
-        state: bytes | None = None,
+        state: bytes | None = None, over: bytes | EllipsisType | None = ...,
     ) -> int:
-        batch = (checked_space(space), _removals(deletes), _additions(cells), state)
+        batch = (checked_space(space), _removals(deletes), _additions(cells), state, over)
         return self._held().write(partial(_write, *batch))
 
     def state(self, space: str) -> bytes | None:
@@ -106,24 +108,25 @@ class LmdbStore:
 # What is done inside a transaction
 
 
-def _read(requests: Sequence[tuple[str, Sequence[bytes]]], txn: Transaction) -> list[list[list[Cell]]]:
+def _read(requests: Sequence[tuple[str, Sequence[bytes]]], txn: Transaction) -> list[Held]:
     cursor = txn.cursor()
-    answers: list[list[list[Cell]]] = []
+    answers = []
     for space, keys in requests:
         number = _number(space, txn)
         if number is None:
-            answers.append([[] for _ in keys])
+            answers.append(Held(None, [[] for _ in keys]))
         else:
-            answers.append([_cells(cursor, b"c" + number + _encoded(key), key) for key in keys])
+            prefix = b"c" + number
+            answers.append(Held(txn.get(b"t" + number), [_cells(cursor, prefix + _encoded(key), key) for key in keys]))
     return answers
 
 
 def _cells(cursor: "lmdb.Cursor[bytes]", prefix: bytes, key: bytes) -> list[Cell]:
     found: list[Cell] = []
-    here = cursor.set_range(prefix)
+    here, first = cursor.set_range(prefix), len(prefix)
     while here and (at := cursor.key()).startswith(prefix):
         record = cursor.value()
-        found.append(Cell(key, at[len(prefix) :], _VERSION.unpack_from(record)[0], record[_VERSION.size :]))
+        found.append(Cell(key, at[first:], _version(record)[0], record[8:]))
         here = cursor.next()
     return found
 
@@ -134,7 +137,7 @@ def _page(prefix: bytes, after: bytes, txn: Transaction) -> list[tuple[bytes, Ce
     size = 0
     for at, record in _under(txn, prefix, after):
         key, slot = _decoded(at, txn)
-        found.append((at, Cell(key, slot, _VERSION.unpack_from(record)[0], record[_VERSION.size :])))
+        found.append((at, Cell(key, slot, _version(record)[0], record[_VERSION.size :])))
         size += len(key) + len(record)
         if len(found) == SCAN_CELLS or size >= SCAN_BYTES:
             break
@@ -160,8 +163,10 @@ def _under(txn: Transaction, prefix: bytes, start: bytes) -> Iterator[tuple[byte
 
 
 def _write(
-    space: str, removals: list[Removal], additions: list[Addition], state: bytes | None, txn: Transaction
+    space: str, removals: list[Removal], additions: list[Addition], state: bytes | None,
+    over: bytes | EllipsisType | None, txn: Transaction,
 ) -> int:
+    checked_state(space, _state(space, txn), over)
     number = _number(space, txn) or _new_number(space, txn)
     for removal in removals:
         _delete(txn, number, *removal)
@@ -176,7 +181,7 @@ def _put(
 ) -> bool:
     at = b"c" + number + encoded + slot
     stored = txn.get(at)
-    if stored is not None and _VERSION.unpack_from(stored)[0] > version:
+    if stored is not None and _version(stored)[0] > version:
         return False
     if whole:
         txn.put(b"k" + number + encoded, whole, overwrite=False)
@@ -186,7 +191,7 @@ def _put(
 def _delete(txn: Transaction, number: bytes, encoded: bytes, slot: bytes, version: int, is_long: bool) -> None:
     prefix = b"c" + number + encoded
     stored = txn.get(prefix + slot)
-    if stored is None or _VERSION.unpack_from(stored)[0] > version:
+    if stored is None or _version(stored)[0] > version:
         return
     txn.delete(prefix + slot)
     if is_long and not any(_under(txn, prefix, prefix)):

@@ -105,18 +105,19 @@ class _Gate:
     """Transactions pass together; who remaps or closes goes alone, for LMDB moves the map under the others."""
 
     def __init__(self) -> None:
-        self._changed = Condition(Lock())
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
         self._inside = 0
         self._waiting = 0
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             while self._waiting:
                 self._changed.wait()
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if self._waiting:
                 self._changed.notify_all()

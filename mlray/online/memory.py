@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from types import EllipsisType
 
 from mlray.errors import StoreError
-from mlray.online.store import Cell, Stats, checked_address, checked_space, counted
+from mlray.online.store import Cell, Held, Stats, checked_address, checked_space, checked_state, counted
 
 
 @dataclass
@@ -48,11 +49,11 @@ class MemoryStore:
         self._name = name
         self._open: _Contents | None = _contents.setdefault(name, _Contents())
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[Held]:
         contents = self._contents()
         with contents.lock:
-            none = _Space()
-            return [[contents.spaces.get(space, none).cells(key) for key in keys] for space, keys in requests]
+            found = [(contents.spaces.get(space, _Space()), keys) for space, keys in requests]
+            return [Held(space.state, [space.cells(key) for key in keys]) for space, keys in found]
 
     def write(
         self,
@@ -61,6 +62,7 @@ class MemoryStore:
         *,
         deletes: Iterable[tuple[bytes, bytes, int]] = (),
         state: bytes | None = None,
+        over: bytes | EllipsisType | None = ...,
     ) -> int:
         checked_space(space)
         removed, added = list(deletes), list(cells)
@@ -68,7 +70,9 @@ class MemoryStore:
             checked_address(*address)
         contents = self._contents()
         with contents.lock:
-            held = contents.spaces.setdefault(space, _Space())
+            held = contents.spaces.get(space, _Space())
+            checked_state(space, held.state, over)
+            contents.spaces[space] = held
             for key, slot, version in removed:
                 held.delete(key, slot, version)
             written = sum([held.put(cell) for cell in added])

@@ -43,8 +43,8 @@ def get_features(
     """
     request = request_fields(service, rows)
     asked = [_ask(store, bound, rows, at) for bound in service.reads]
-    cells = store.read([(space(a.bound.view), a.keys) for a in asked])
-    answers = {a.bound: _answer(a, found, at) for a, found in zip(asked, cells, strict=True)}
+    held = store.read([(space(a.bound.view), a.keys) for a in asked])
+    answers = {a.bound: _answer(a, found.cells, at) for a, found in zip(asked, held, strict=True)}
     vectors = assemble(service, answers, request, at)
     if not status:
         return vectors

@@ -6,9 +6,10 @@ caller's affair. The greater version of a cell stays, whatever the order of arri
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import EllipsisType
+from typing import NamedTuple, Protocol
 
-from mlray.errors import ConfigError, InvalidName, StoreError, did_you_mean
+from mlray.errors import ConfigError, Conflict, InvalidName, StoreError, did_you_mean
 
 LONGEST_SPACE = 200
 LONGEST_SLOT = 200
@@ -17,14 +18,23 @@ VERSIONS = range(-(2**63), 2**63)
 SCHEMES = ("lmdb", "memory")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """key and value: any bytes, the empty ones included; slot: at most 200 bytes; version: a signed 64-bit integer."""
 
     key: bytes
     slot: bytes
     version: int
     value: bytes
+
+
+class Held(NamedTuple):
+    """What one request of a read found: the space's state, and per key in order its cells in slot order.
+
+    state: what the last write with a state gave; None before that. cells: [] for a key that the space does not hold.
+    """
+
+    state: bytes | None
+    cells: list[list[Cell]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,11 @@ class Stats:
 class OnlineStore(Protocol):
     """Safe to share between threads. A failure is a StoreError and leaves everything as it was."""
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[list[Cell]]]:
-        """Per request and key, in their order, the key's cells in slot order; [] for an unknown key or space.
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[Held]:
+        """Per request (space, keys), in their order, what the space holds of it.
 
-        One snapshot and one round trip for everything asked. Repeated keys and spaces are answered each time.
+        One snapshot and one round trip for everything asked, so that states and cells fit together. Repeated keys and
+        spaces are answered each time.
         """
 
     def write(
@@ -52,8 +63,12 @@ class OnlineStore(Protocol):
         *,
         deletes: Iterable[tuple[bytes, bytes, int]] = (),
         state: bytes | None = None,
+        over: bytes | EllipsisType | None = ...,
     ) -> int:
         """One transaction: the deletes, then the cells in order, then the state. Returns the cells written.
+
+        over: where given, the write happens only onto exactly this state of the space (None: it has none), or raises
+        Conflict and changes nothing.
 
         A cell whose stored version is greater is left alone, an equal one is overwritten. A delete (key, slot,
         version) removes a cell of that version or a smaller one and is not remembered afterwards. state=None keeps the
@@ -62,7 +77,7 @@ class OnlineStore(Protocol):
         """
 
     def state(self, space: str) -> bytes | None:
-        """What the last write with a state gave; None before that, and for an unknown space."""
+        """The state alone, as `read` gives it."""
 
     def scan(self, space: str) -> Iterator[Cell]:
         """All cells, those of one key together and in slot order.
@@ -112,6 +127,12 @@ def checked_address(key: bytes, slot: bytes, version: int) -> None:
         raise StoreError(f"key {key[:32]!r}: a slot has at most {LONGEST_SLOT} bytes, this one {len(slot)}")
     if version not in VERSIONS:
         raise StoreError(f"key {key[:32]!r}, slot {slot!r}: version {version} is not a signed 64-bit integer")
+
+
+def checked_state(space: str, state: bytes | None, over: bytes | EllipsisType | None) -> None:
+    """Conflict unless `over` is not given or the space's `state`."""
+    if over is not ... and state != over:
+        raise Conflict(f"online space {space}: its state is not the one this write builds upon; read it and try again")
 
 
 def counted(cells: Iterable[Cell]) -> Stats:

@@ -53,7 +53,7 @@ try:
 except StoreError as error:
     print(error)
 store.write("s", [Cell(b"k", b"", 2, b"small")])
-print(store.read([("s", [b"k", b"1"])]), store.state("s"))
+print(store.read([("s", [b"k", b"1"])]))
 """
 
 
@@ -73,7 +73,7 @@ if child == 0:
     store.close()
     sys.exit()
 os.waitpid(child, 0)
-print(store.read([("s", [b"k"])])[0][0][0].value.decode())
+print(store.read([("s", [b"k"])])[0].cells[0][0].value.decode())
 """
 
 
@@ -95,7 +95,7 @@ def cells(version: int, size: int) -> list[Cell]:
 
 def seen(store: OnlineStore, keys: Sequence[bytes] = KEYS) -> set[bytes]:
     """The different values of the keys: one, if the state is that of one write."""
-    return {answer[0].value if answer else b"" for answer in store.read([("s", keys)])[0]}
+    return {answer[0].value if answer else b"" for answer in store.read([("s", keys)])[0].cells}
 
 
 # Growth
@@ -274,4 +274,4 @@ def test_a_disk_without_room_is_an_error_and_the_state_stays(tmp_path: Path) -> 
     assert ended.stderr == ""
     error, state = ended.stdout.splitlines()
     assert "nothing was written; is there room on the disk?" in error
-    assert state == "[[[Cell(key=b'k', slot=b'', version=2, value=b'small')], []]] b'before'"
+    assert state == "[Held(state=b'before', cells=[[Cell(key=b'k', slot=b'', version=2, value=b'small')], []])]"

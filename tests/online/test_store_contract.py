@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from mlray.errors import ConfigError, InvalidName, StoreError
-from mlray.online.store import Cell, OnlineStore, Stats, open_store
+from mlray.errors import ConfigError, Conflict, InvalidName, StoreError
+from mlray.online.store import Cell, Held, OnlineStore, Stats, open_store
 
 Delete: TypeAlias = tuple[bytes, bytes, int]
 URLS = {"memory": "memory://{}", "lmdb": "lmdb://{}"}
@@ -34,7 +35,11 @@ def cell(key: bytes, value: bytes = b"", *, slot: bytes = b"", version: int = 1)
 
 
 def values(store: OnlineStore, key: bytes, space: str = "s") -> list[bytes]:
-    return [found.value for found in store.read([(space, [key])])[0][0]]
+    return [found.value for found in store.read([(space, [key])])[0].cells[0]]
+
+
+def found(store: OnlineStore, *requests: tuple[str, list[bytes]]) -> list[list[list[Cell]]]:
+    return [held.cells for held in store.read(requests)]
 
 
 # Reads
@@ -42,14 +47,24 @@ def values(store: OnlineStore, key: bytes, space: str = "s") -> list[bytes]:
 
 def test_an_unknown_key_and_an_unknown_space_have_no_cells(store: OnlineStore) -> None:
     store.write("s", [cell(b"a", b"1")])
-    assert store.read([("s", [b"b"]), ("none", [b"a", b"b"]), ("s", [])]) == [[[]], [[], []], []]
+    assert store.read([("s", [b"b"]), ("none", [b"a", b"b"]), ("s", [])]) == [
+        Held(None, [[]]), Held(None, [[], []]), Held(None, [])
+    ]
 
 
 def test_answers_come_in_request_order_with_repeated_keys_and_spaces(store: OnlineStore) -> None:
     a, b, other = cell(b"a", b"1"), cell(b"b", b"2"), cell(b"a", b"3")
     store.write("s", [a, b])
     store.write("t", [other])
-    assert store.read([("s", [b"b", b"a", b"b"]), ("t", [b"a"]), ("s", [b"a"])]) == [[[b], [a], [b]], [[other]], [[a]]]
+    assert found(store, ("s", [b"b", b"a", b"b"]), ("t", [b"a"]), ("s", [b"a"])) == [[[b], [a], [b]], [[other]], [[a]]]
+
+
+def test_a_read_tells_the_state_of_every_space_it_asks_of(store: OnlineStore) -> None:
+    store.write("s", [cell(b"a")], state=b"one")
+    store.write("t", [cell(b"a")])
+    store.write("u", [], state=b"")
+    held = store.read([("s", []), ("t", [b"a"]), ("u", []), ("s", [b"a"]), ("none", [])])
+    assert [each.state for each in held] == [b"one", None, b"", b"one", None]
 
 
 def test_a_key_has_its_cells_in_slot_order(store: OnlineStore) -> None:
@@ -137,6 +152,41 @@ def test_the_state_of_a_space_is_its_own_and_stays_until_replaced(store: OnlineS
     assert (store.state("s"), store.state("t")) == (b"", b"\0 other")
 
 
+@pytest.mark.parametrize("before", [None, b"", b"one"])
+def test_a_write_over_a_state_happens_only_onto_exactly_that_state(store: OnlineStore, before: bytes | None) -> None:
+    if before is not None:
+        store.write("s", [], state=before)
+    for over in {None, b"", b"one", b"on", b"other"} - {before}:
+        with pytest.raises(Conflict, match="online space s: its state is not the one this write builds upon"):
+            store.write("s", [cell(b"k", b"wrong", version=9)], deletes=[(b"k", b"", 9)], state=b"wrong", over=over)
+    assert store.read([("s", [b"k"])]) == [Held(before, [[]])]
+    assert store.write("s", [cell(b"k", b"1")], state=b"new", over=before) == 1
+    assert store.write("s", [cell(b"k", b"2")], over=b"new") == 1
+    assert store.read([("s", [b"k"])]) == [Held(b"new", [[cell(b"k", b"2")]])]
+
+
+def test_a_conflict_brings_no_space_into_being(store: OnlineStore) -> None:
+    with pytest.raises(Conflict):
+        store.write("s", [cell(b"k")], over=b"other")
+    assert store.spaces() == []
+
+
+def test_of_many_who_build_upon_one_state_one_writes(store: OnlineStore) -> None:
+    def add(_: int) -> None:
+        while True:
+            state = store.state("s")
+            count = int(state or 0)
+            try:
+                store.write("s", [cell(b"k", slot=b"%04d" % count)], state=b"%d" % (count + 1), over=state)
+            except Conflict:
+                continue
+            return
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, range(100)))
+    assert (store.state("s"), store.stats("s").cells) == (b"100", 100)
+
+
 def test_a_reader_in_another_thread_sees_all_of_a_write_or_nothing(store: OnlineStore) -> None:
     keys = [b"%d" % i for i in range(50)]
     done = threading.Event()
@@ -152,8 +202,8 @@ def test_a_reader_in_another_thread_sees_all_of_a_write_or_nothing(store: Online
     mixed = 0
     while not done.is_set():
         first, second = store.read([("s", keys), ("t", keys)])
-        seen = [{found[0].value if found else None for found in answers} for answers in (first, second)]
-        mixed += len(seen[0]) != 1 or len(seen[1]) != 1
+        seen = [{cells[0].value if cells else None for cells in held.cells} for held in (first, second)]
+        mixed += len(seen[0]) != 1 or seen[1] != {second.state}
     writer.join()
     assert mixed == 0
     assert values(store, b"7") == [b"39"]
@@ -183,7 +233,7 @@ def test_a_key_has_any_length_and_keeps_its_bytes(store: OnlineStore, length: in
     key = bytes(range(256)) * (length // 256) + bytes(length % 256)
     twin = key + b"\0"
     store.write("s", [cell(key, b"1", slot=b"x"), cell(twin, b"2", slot=b"x")])
-    assert store.read([("s", [twin, key])]) == [[[cell(twin, b"2", slot=b"x")], [cell(key, b"1", slot=b"x")]]]
+    assert found(store, ("s", [twin, key])) == [[[cell(twin, b"2", slot=b"x")], [cell(key, b"1", slot=b"x")]]]
     assert {found.key for found in store.scan("s")} == {key, twin}
 
 
@@ -264,7 +314,7 @@ def test_hundreds_of_spaces_live_side_by_side(store: OnlineStore) -> None:
     for name in names:
         store.write(name, [cell(b"k", name.encode())])
     assert store.spaces() == names
-    assert store.read([(name, [b"k"]) for name in names]) == [[[cell(b"k", name.encode())]] for name in names]
+    assert found(store, *((name, [b"k"]) for name in names)) == [[[cell(b"k", name.encode())]] for name in names]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])
@@ -361,7 +411,8 @@ class Schedule(RuleBasedStateMachine):
     @rule(space=SPACES, keys=st.lists(KEYS))
     def read(self, space: str, keys: list[bytes]) -> None:
         held = sorted(self.model.get(space, {}).items())
-        assert self.store.read([(space, keys)]) == [[[found for (k, _), found in held if k == key] for key in keys]]
+        cells = [[found for (k, _), found in held if k == key] for key in keys]
+        assert self.store.read([(space, keys)]) == [Held(self.states.get(space), cells)]
 
     @invariant()
     def equal(self) -> None:
