@@ -144,6 +144,15 @@ class Window:
         """The end of `bounds`; windows that differ in length only have the same."""
         return after(self._end(q, lag)) if self.closed == "right" else self._end(q, lag)
 
+    def span(self, floor: int, ceil: int, lag: int) -> tuple[int, int]:
+        """The `bounds` of one query, from `floor` to `ceil`, in plain integers."""
+        right = self.closed == "right"
+        end = max(EARLIEST, (floor if right else ceil) - lag - self.offset)
+        start = EARLIEST if self.length is None else max(EARLIEST, end - self.length)
+        if self.resolution and start >= EARLIEST + self.resolution:
+            start -= start % self.resolution
+        return (min(start + 1, LATEST), min(end + 1, LATEST)) if right else (start, end)
+
     def _end(self, q: Instants, lag: int) -> Times:
         return minus(q.floor if self.closed == "right" else q.ceil, lag + self.offset)
 
@@ -158,3 +167,10 @@ def latest_bounds(q: Instants, lag: int, ttl: int | None, closed: Closed) -> tup
     p = minus(q.floor, lag)
     end = after(p) if closed == "right" else minus(q.ceil, lag)
     return (np.full_like(p, EARLIEST) if ttl is None else minus(p, ttl)), end
+
+
+def latest_span(floor: int, ceil: int, lag: int, ttl: int | None, closed: Closed) -> tuple[int, int]:
+    """The `latest_bounds` of one query in plain integers."""
+    p = max(EARLIEST, floor - lag)
+    end = min(p + 1, LATEST) if closed == "right" else max(EARLIEST, ceil - lag)
+    return (EARLIEST if ttl is None else max(EARLIEST, p - ttl)), end

@@ -5,9 +5,11 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mlray as ml
-from mlray.aggregation.window import EARLIEST, LATEST, Instants, Lifetime, Window, latest_bounds
+from mlray.aggregation.window import EARLIEST, LATEST, LONGEST, Instants, Lifetime, Window, latest_bounds, latest_span
 
 EVENTS = (-10, 0, 10, 20, 30, 40, 50, 60)
 
@@ -116,6 +118,26 @@ def test_the_ends_of_time_do_not_wrap() -> None:
         start, end = window.bounds(early, lag=10)
         assert EARLIEST <= start[0] <= end[0]
     assert Window(10, closed="right").bounds(late, lag=0)[1][0] == LATEST
+
+
+small = st.integers(0, 50)
+spots = st.integers(-50, 50) | small.map(lambda n: EARLIEST + n) | small.map(lambda n: LATEST - n)
+lengths = small | st.sampled_from([LONGEST, LONGEST - 1]) | st.integers(0, LONGEST)
+
+
+@settings(max_examples=500, deadline=None)
+@given(q=spots, sub=st.integers(0, 1), lag=lengths, offset=lengths, size=st.none() | lengths, grid=lengths)
+def test_the_bounds_of_one_query_are_the_same_in_plain_integers(
+    q: int, sub: int, lag: int, offset: int, size: int | None, grid: int
+) -> None:
+    floor, ceil = q, min(q + sub, LATEST)
+    one = Instants(np.array([floor]), np.array([ceil]), np.array([True]))
+    for closed in ("left", "right"):
+        window = Window(None if size is None else max(size, 1), offset, closed, grid)
+        assert window.span(floor, ceil, lag) == tuple(bound.item() for bound in window.bounds(one, lag))
+        assert window.span(floor, ceil, lag)[1] == window.end(one, lag).item()
+        bounds = latest_bounds(one, lag, size, closed)
+        assert latest_span(floor, ceil, lag, size, closed) == tuple(bound.item() for bound in bounds)
 
 
 @pytest.mark.parametrize(("length", "offset", "name"), [
