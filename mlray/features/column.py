@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlray.aggregation.aggregate import Aggregate, Result, Values
+from mlray.errors import SchemaError
 from mlray.features.types import canonical_type, is_plain_decimal
 
 
@@ -74,6 +75,15 @@ def result_type(aggregate: Aggregate, column: pa.DataType | None) -> pa.DataType
     if aggregate.result == "sum" and column is not None:
         return pa.float64() if pa.types.is_floating(column) or pa.types.is_decimal(column) else pa.int64()
     return pa.float64() if aggregate.result == "float64" else pa.int64()
+
+
+def beyond_int64(view: str, aggregate: Aggregate, column: pa.DataType) -> SchemaError:
+    """Of integers that are ordered but not added."""
+    name = aggregate.column
+    return SchemaError(
+        f"feature view {view}: {type(aggregate).__name__} needs numbers that 64 bits with sign hold, but column "
+        f"'{name}' is {column}, here with values beyond them; cast it: select={{'{name}': 'CAST({name} AS DOUBLE)'}}"
+    )
 
 
 def _words(name: str, array: pa.Array, valid: NDArray[np.bool_]) -> Coded:
