@@ -17,8 +17,8 @@ from mlray.aggregation.aggregate import Aggregate, Ranges, Values
 from mlray.aggregation.ranges import prefix_counts
 from mlray.aggregation.timeline import NOWHERE, at_query
 from mlray.aggregation.window import Instants, Times, Window, latest_bounds
-from mlray.errors import OverflowInSum, SchemaError
-from mlray.features.column import Coded, coded, result_type, to_arrow
+from mlray.errors import OverflowInSum
+from mlray.features.column import Coded, beyond_int64, coded, result_type, to_arrow
 from mlray.features.expression import predicate
 from mlray.features.order import Events
 from mlray.features.rows import event_schema
@@ -126,6 +126,8 @@ class _Evaluation:
     def _windows(self, aggregate: Aggregate) -> Iterator[pa.Array]:
         """One array per window; the aggregate is asked once, for the ranges of all of them one after another."""
         column = self._column(aggregate.column) if aggregate.column else None
+        if column and aggregate.numeric and column.values.kind == "ordered":
+            raise beyond_int64(self.view.name, aggregate, column.type)
         values, lo, hi = self._input(aggregate)
         try:
             result = aggregate.over(values, lo, hi)
@@ -153,12 +155,6 @@ class _Evaluation:
         column = self._column(aggregate.column) if aggregate.column else None
         usable = column.usable if column else np.ones(len(self.events.timeline), dtype=np.bool_)
         known = column.values if column else Values("", "int", np.zeros(len(usable), dtype=np.int64))
-        if column and aggregate.numeric and known.kind == "ordered":
-            raise SchemaError(
-                f"feature view {self.view.name}: {type(aggregate).__name__} needs numbers that 64 bits with sign hold, "
-                f"but column '{known.name}' is {column.type}, here with values beyond them; cast it: "
-                f"select={{'{known.name}': 'CAST({known.name} AS DOUBLE)'}}"
-            )
         if aggregate.of_condition:
             known = replace(known, array=self._condition(aggregate).astype(np.int64))
         elif aggregate.where is not None:

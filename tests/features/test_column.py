@@ -113,7 +113,7 @@ def test_numbers_of_uint64_beyond_int64_are_ordered_but_not_added() -> None:
     assert asked(kept, x) == [2**64 - 1, 3]
     for kind in (ml.Sum, ml.Mean, ml.Var, ml.Median):
         with pytest.raises(SchemaError, match=r"view v: .*column 'x' is uint64, here .*; cast it: select="):
-            asked(view_of(kind("x", windows=[ml.days(1)])), x)
+            asked(view_of(kept.features[0], kind("x", windows=[ml.days(1)])), x)
     assert asked(view_of(ml.Sum("x", windows=[ml.days(1)])), x.slice(1, 2)) == [3]
 
 
