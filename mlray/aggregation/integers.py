@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from math import frexp, isfinite
+from math import frexp, isfinite, trunc
 
 from mlray.aggregation.aggregate import Plain
 
@@ -40,14 +40,20 @@ def squares(values: Plain) -> list[int]:
 
 def _of_floats(cells: list[float]) -> Integers:
     """Every double is a multiple of the last place of the least of them: times a power of two it is an integer."""
-    exponent = frexp(min(filter(None, map(abs, cells)), default=1.0))[1] - 53
+    exponent = frexp(_least(cells))[1] - 53
     if exponent > _DEEPEST:
         unit = 2.0**-exponent
         try:
-            return Integers([int(x * unit) for x in cells], exponent)
+            return Integers(list(map(trunc, [x * unit for x in cells])), exponent)
         except OverflowError:  # an infinity, or sizes so far apart that one becomes infinite
             pass
     return _of_any_floats(cells)
+
+
+def _least(cells: list[float]) -> float:
+    """The least size other than zero; 1.0 for none."""
+    least = min(cells, default=1.0)
+    return least if least > 0.0 else min(filter(None, map(abs, cells)), default=1.0)
 
 
 def _of_any_floats(cells: list[float]) -> Integers:

@@ -6,16 +6,16 @@ with lists, bisection and the `each` of every kind, over the events of one key t
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 
 from mlray.aggregation.aggregate import Aggregate, Plain, Spans, ValuesKind
-from mlray.aggregation.window import latest_span
-from mlray.errors import OverflowInSum
+from mlray.aggregation.window import Window, latest_span
+from mlray.errors import MlrayError, OverflowInSum
 from mlray.features.column import beyond_int64, result_type
 from mlray.features.rows import TS, condition_name
 from mlray.features.types import is_plain_decimal
@@ -28,20 +28,19 @@ class Single:
     """A view, made ready for queries of one key each.
 
     schema: of the view's events, and of a bool column `condition_name(where)` for each `where` of an aggregate.
+    names, types: of the features.
     """
 
     def __init__(self, view: FeatureView, schema: pa.Schema) -> None:
         self.names: list[str] = view.names
         self.types: list[pa.DataType] = [kind for feature in view.features for kind in _types(feature, schema)]
-        self._view, self._schema, self._lag, self._ttl = view, schema, view.source.lag_us, view.ttl_us
+        self._view, self._lag, self._ttl = view, view.source.lag_us, view.ttl_us
+        self._bare = [(self.names.index(column), column) for column in view.columns]
         self._windows = list(dict.fromkeys(window for a in view.aggregates for window in a.spans))
         groups: dict[Any, list[Aggregate]] = {}
         for aggregate in view.aggregates:
             groups.setdefault(_reads(aggregate), []).append(aggregate)
-        inputs = {reads: _Input.of(group, self._places(group), schema) for reads, group in groups.items()}
-        self._asks = [
-            f if isinstance(f, str) else (f, inputs[_reads(f)], self._places([f])) for f in view.features
-        ]  # fmt: skip
+        self._groups = [_Group(view, group, self._windows, schema) for group in groups.values()]
 
     @staticmethod
     def possible(view: FeatureView, schema: pa.Schema) -> bool:
@@ -56,114 +55,73 @@ class Single:
         None; a decimal is the integer of its digits, a date or a time that of its unit, and so they are in the answer.
         Raises OverflowInSum and SchemaError as `evaluate` does.
         """
-        times = columns[TS]
-        row = self._latest(times, floor, ceil)
+        times, out = columns[TS], [None] * len(self.names)
+        if self._bare and (row := self._latest(times, floor, ceil)) is not None:
+            for place, column in self._bare:
+                out[place] = columns[column][row]
         held = [_held(times, *window.span(floor, ceil, self._lag)) for window in self._windows]
-        found: dict[int, _Usable] = {}
-        out: list[Any] = []
-        for ask in self._asks:
-            if isinstance(ask, str):
-                out.append(None if row is None else columns[ask][row])
-            else:
-                out += self._over(*ask, columns, held, found)
+        failures = [failure for group in self._groups for failure in group.answer(columns, held, out)]
+        if failures:
+            raise min(failures, key=itemgetter(0))[1]
         return out
 
     def _latest(self, times: Sequence[int], floor: int, ceil: int) -> int | None:
         """The row of the latest value."""
         if self._view.source.timestamp is None:
             return len(times) - 1 if times else None
-        start, end = latest_span(floor, ceil, self._lag, self._ttl, self._view.closed)
-        lo, hi = _held(times, start, end)
+        lo, hi = _held(times, *latest_span(floor, ceil, self._lag, self._ttl, self._view.closed))
         return hi - 1 if lo < hi else None
 
-    def _over(
-        self,
-        aggregate: Aggregate,
-        read: "_Input",
-        windows: tuple[int, ...],
-        columns: Columns,
-        held: Spans,
-        found: "dict[int, _Usable]",
-    ) -> list[Any]:
-        """The aggregate over its windows."""
-        if aggregate.numeric and read.unsigned:
-            self._check_numbers(aggregate, columns[aggregate.column])
-        if id(read) not in found:
-            found[id(read)] = read.usable(columns, held)
-        usable = found[id(read)]
-        try:
-            return aggregate.each(usable.values, usable.within(windows, held))
-        except OverflowInSum as error:
-            raise OverflowInSum(f"feature view {self._view.name}: {error}") from error
 
-    def _check_numbers(self, aggregate: Aggregate, cells: Sequence[Any]) -> None:
-        if max((cell for cell in cells if cell is not None), default=0) >= 1 << 63:
-            raise beyond_int64(self._view.name, aggregate, self._schema.field(aggregate.column).type)
+class _Group:
+    """Aggregates that read the same: a column, where a condition holds."""
 
-    def _places(self, aggregates: Sequence[Aggregate]) -> tuple[int, ...]:
-        """Where the windows of some aggregates stand among those of the view."""
-        return tuple(dict.fromkeys(self._windows.index(window) for a in aggregates for window in a.spans))
+    def __init__(
+        self, view: FeatureView, aggregates: Sequence[Aggregate], windows: Sequence[Window], schema: pa.Schema
+    ) -> None:
+        self._view, self._column, where, self._of_condition = view.name, *_reads(aggregates[0])
+        self._type = schema.field(self._column).type if self._column else pa.bool_()
+        self._condition = None if where is None else condition_name(where)
+        self._kind, self._scale = _kind(self._type), self._type.scale if is_plain_decimal(self._type) else 0
+        self._limited = pa.types.is_uint64(self._type) and any(a.numeric for a in aggregates)
+        self._windows = sorted({windows.index(window) for a in aggregates for window in a.spans})
+        self._asks: dict[tuple[int, ...], list[tuple[Aggregate, int]]] = {}
+        for a in aggregates:
+            place = view.names.index(a.feature_name(a.spans[0]))
+            self._asks.setdefault(tuple(map(windows.index, a.spans)), []).append((a, place))
 
+    def answer(self, columns: Columns, held: Spans, out: list[Any]) -> list[tuple[int, MlrayError]]:
+        """Writes what the aggregates give into `out`; gives what stands in the way, with its place there.
 
-@dataclass(slots=True)
-class _Usable:
-    """The usable values of some rows, of which `first` is the first.
-
-    before: how many of them lie before each row; None where all are usable.
-    """
-
-    values: Plain
-    first: int
-    before: list[int] | None
-    known: dict[tuple[int, ...], Spans] = field(default_factory=dict)
-
-    def within(self, windows: tuple[int, ...], held: Spans) -> Spans:
-        """The ranges of values that the windows hold; for the same windows the same object."""
-        if windows not in self.known:
-            rows = [(held[i][0] - self.first, held[i][1] - self.first) for i in windows]
-            before = self.before
-            self.known[windows] = rows if before is None else [(before[lo], before[hi]) for lo, hi in rows]
-        return self.known[windows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """What some aggregates read: a column, where a condition holds, over the windows of all of them."""
-
-    column: str
-    condition: str | None
-    of_condition: bool
-    kind: ValuesKind
-    scale: int
-    unsigned: bool
-    windows: tuple[int, ...]
-
-    @classmethod
-    def of(cls, aggregates: Sequence[Aggregate], windows: tuple[int, ...], schema: pa.Schema) -> "_Input":
-        one = aggregates[0]
-        kind = schema.field(one.column).type if one.column else pa.bool_()
-        condition = condition_name(one.where) if one.where is not None else None
-        scale = kind.scale if is_plain_decimal(kind) else 0
-        return cls(one.column, condition, one.of_condition, _kind(kind), scale, pa.types.is_uint64(kind), windows)
-
-    def usable(self, columns: Columns, held: Spans) -> _Usable:
-        """The usable values of the rows that any of the windows holds."""
-        first, last = min(held[i][0] for i in self.windows), max(held[i][1] for i in self.windows)
+        held: per window of the view the rows that it holds.
+        """
+        failures: list[tuple[int, MlrayError]] = []
+        first, last = min(held[i][0] for i in self._windows), max(held[i][1] for i in self._windows)
         cells = self._cells(columns, first, last)
-        kept = [x for x in cells if x is not None and x == x]
-        if self.kind == "float":
-            kept = [x + 0.0 for x in kept]
-        whole = len(kept) == len(cells)
-        before = None if whole else list(accumulate((x is not None and x == x for x in cells), initial=0))
-        return _Usable(Plain(self.column, self.kind, kept, self.scale), first, before)
+        values = Plain(self._column, self._kind, _usable(cells, self._kind), self._scale)
+        before = None if len(values.cells) == len(cells) else _counts(cells)
+        beyond = self._limited and _beyond_int64(columns[self._column])
+        for windows, asks in self._asks.items():
+            ranges = [(held[i][0] - first, held[i][1] - first) for i in windows]
+            if before:
+                ranges = [(before[lo], before[hi]) for lo, hi in ranges]
+            for aggregate, place in asks:
+                if beyond and aggregate.numeric:
+                    failures.append((place, beyond_int64(self._view, aggregate, self._type)))
+                    continue
+                try:
+                    out[place : place + len(windows)] = aggregate.each(values, ranges)
+                except OverflowInSum as error:
+                    failures.append((place, OverflowInSum(f"feature view {self._view}: {error}")))
+        return failures
 
     def _cells(self, columns: Columns, first: int, last: int) -> Sequence[Any]:
-        """The rows' cells, None where the condition does not hold; without a column, whether it does."""
-        cells = columns[self.column][first:last] if self.column else [True] * (last - first)
-        if self.condition is None:
+        """The rows' cells, None where the condition does not hold; of a share whether it does."""
+        cells = columns[self._column][first:last] if self._column else [True] * (last - first)
+        if self._condition is None:
             return cells
-        holds = columns[self.condition][first:last]
-        if self.of_condition:
+        holds = columns[self._condition][first:last]
+        if self._of_condition:
             return [bool(held) for held in holds]
         return [cell if held else None for cell, held in zip(cells, holds, strict=True)]
 
@@ -203,6 +161,22 @@ def _reads(aggregate: Aggregate) -> tuple[str, str | None, bool]:
 def _held(times: Sequence[int], start: int, end: int) -> tuple[int, int]:
     """The range of rows with start <= time < end, start <= end."""
     return bisect_left(times, start), bisect_left(times, end)
+
+
+def _usable(cells: Sequence[Any], kind: ValuesKind) -> list[Any]:
+    """Without null and NaN; -0.0 enters as 0.0."""
+    if kind != "float":
+        return [x for x in cells if x is not None]
+    return [x + 0.0 for x in cells if x is not None and x == x]
+
+
+def _counts(cells: Sequence[Any]) -> list[int]:
+    """How many usable cells lie before each row."""
+    return list(accumulate((x is not None and x == x for x in cells), initial=0))
+
+
+def _beyond_int64(cells: Sequence[Any]) -> bool:
+    return any(cell is not None and cell >= 1 << 63 for cell in cells)
 
 
 def _kind(kind: pa.DataType) -> ValuesKind:
