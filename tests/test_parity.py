@@ -258,4 +258,4 @@ def test_verify_counts_stale_cells_apart(ray_cluster: str, tmp_path: Path) -> No
     result = platform.verify(service, spine=spine)
     assert result.different == 0
     status = platform.get_features(service, spine, at=spine["timestamp"], status=True)["spending__status"]
-    assert status.to_pylist() == ["fresh", "stale"]
+    assert status.to_pylist() == ["present", "stale"]

@@ -21,7 +21,7 @@ from mlray.errors import OverflowInSum
 from mlray.features.column import Coded, beyond_int64, coded, result_type, to_arrow
 from mlray.features.expression import predicate
 from mlray.features.order import Events
-from mlray.features.rows import event_schema
+from mlray.features.rows import condition_name, event_schema
 from mlray.features.view import FeatureView
 
 COPIES = 4_000_000
@@ -211,8 +211,10 @@ class _Evaluation:
         """Where the aggregate's `where` is true, in the order of the timeline."""
         sql = aggregate.where or ""
         if sql not in self._where:
+            table, name = self.events.table, condition_name(sql)
             who = f"feature view {self.view.name}: where of {aggregate.stem}"
-            mask = predicate(self.events.table, sql, who).to_numpy(zero_copy_only=False)
+            held = table.column(name) if name in table.column_names else predicate(table, sql, who)
+            mask = held.to_numpy(zero_copy_only=False) if isinstance(held, pa.Array) else held.to_numpy()
             self._where[sql] = mask if self.events.rows is None else mask[self.events.rows]
         return self._where[sql]
 

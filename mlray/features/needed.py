@@ -11,16 +11,17 @@ from mlray.features.rows import KNOWN, TS
 from mlray.features.view import FeatureView
 
 
-def needed(view: FeatureView, events: pa.Table, since: int) -> NDArray[np.bool_]:
+def needed(view: FeatureView, events: pa.Table, since: int, codes: Ranges | None = None) -> NDArray[np.bool_]:
     """Per event whether any read at q >= since (microseconds) can meet it: those of the windows, and the newest
-    visible row onward.
+    visible row onward. codes: of the events' entities, 0 and up; None: to be found from the key columns.
     """
     if needs_all(view) or not events.num_rows:
         return np.ones(events.num_rows, dtype=np.bool_)
     times = events.column(TS).to_numpy()
     oldest = np.full(len(times), since - (view.reach or 0)) if view.aggregates else np.full(len(times), since)
     if view.columns:
-        oldest = np.minimum(oldest, _newest_before(view, events, since))
+        codes = distinct(events.select(list(view.keys)))[1] if codes is None else codes
+        oldest = np.minimum(oldest, _newest_before(view, events, since, codes))
     kept: NDArray[np.bool_] = times >= oldest
     return kept
 
@@ -31,12 +32,11 @@ def needs_all(view: FeatureView) -> bool:
     return view.source.timestamp is None or view.reach is None or withdrawn
 
 
-def _newest_before(view: FeatureView, events: pa.Table, since: int) -> Ranges:
+def _newest_before(view: FeatureView, events: pa.Table, since: int, codes: Ranges) -> Ranges:
     """Per event the time of its key's newest event that is visible at `since`; the earliest instant where none is.
 
     Without a visible one, any older event may still become known, and then be the newest.
     """
-    _, codes = distinct(events.select(list(view.keys)))
     times = events.column(TS).to_numpy()
     seen = times < since - view.source.lag_us
     if KNOWN in events.column_names:

@@ -31,10 +31,22 @@ class Events:
     timeline: Timeline
 
 
-def prepare(view: FeatureView, events: pa.Table, codes: Ranges) -> Events:
-    """Orders events by entity, time, sequence, known_at and tie order, and settles which version of an event is
-    current.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How events lie in the order of the contract: entity, time, sequence, known_at, tie order.
+
+    rows: per place the event's row, None where they lie so already; marks: of the events in order; same: per
+    neighbouring pair whether the second is another version of the first's event.
     """
+
+    axis: Axis
+    rows: Ranges | None
+    marks: Times
+    same: NDArray[np.bool_]
+
+
+def in_order(view: FeatureView, events: pa.Table, codes: Ranges) -> Order:
+    """Orders events; `codes`: of their entities."""
     times = events.column(TS).to_numpy()
     axis = Axis.of(codes, times)
     marks = axis.marks(codes, times)
@@ -45,15 +57,22 @@ def prepare(view: FeatureView, events: pa.Table, codes: Ranges) -> Events:
     if len(tied):
         rows = np.arange(len(marks)) if rows is None else rows
         same = _settle(view, events, rows, ordered, tied)
+    return Order(axis, rows, ordered, same)
+
+
+def prepare(view: FeatureView, events: pa.Table, codes: Ranges) -> Events:
+    """Orders events and settles which version of an event is current."""
+    order = in_order(view, events, codes)
+    axis, rows, marks = order.axis, order.rows, order.marks
     known = _in_order(events, KNOWN, rows)
-    live, replaced = _versions(events, rows, same, known)
+    live, replaced = _versions(events, rows, order.same, known)
     if view.source.timestamp is None and len(marks):
-        return _timeless(view, events, axis, rows, ordered, known, replaced, live)
+        return _timeless(view, events, axis, rows, marks, known, replaced, live)
     if live is None:
-        return Events(events, rows, Timeline(axis, ordered, known, replaced))
+        return Events(events, rows, Timeline(axis, marks, known, replaced))
     kept = np.flatnonzero(live)
     rows = kept if rows is None else rows[kept]
-    return Events(events, rows, Timeline(axis, ordered[kept], _pick(known, kept), _pick(replaced, kept)))
+    return Events(events, rows, Timeline(axis, marks[kept], _pick(known, kept), _pick(replaced, kept)))
 
 
 def _by_marks(marks: Times) -> Ranges | None:

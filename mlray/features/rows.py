@@ -5,6 +5,8 @@ and `__seq` where the source declares them, `__keep` (the source's `where`, kept
 later version of an event replace this one), and every column that the view reads.
 """
 
+from hashlib import blake2b
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -66,6 +68,19 @@ def events(view: FeatureView, rows: pa.Table) -> pa.Table:
         mask = pc.and_(mask, other)
     table = pa.table(parts)
     return table if pc.all(mask).as_py() is not False else table.filter(mask)
+
+
+def condition_name(sql: str) -> str:
+    """The column in which an event carries whether an aggregate's `where` holds of it."""
+    return f"__if_{blake2b(sql.encode(), digest_size=8).hexdigest()}"
+
+
+def with_conditions(view: FeatureView, events: pa.Table) -> pa.Table:
+    """The events, and for each `where` of an aggregate a bool column: a later read needs no SQL."""
+    conditions = {a.where: f"{_who(view)}: where of {a.stem}" for a in view.aggregates if a.where}
+    for sql, who in conditions.items():
+        events = events.append_column(condition_name(sql), predicate(events, sql, who))
+    return events
 
 
 def event_schema(view: FeatureView, raw: pa.Schema) -> pa.Schema:

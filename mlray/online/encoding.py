@@ -1,9 +1,9 @@
-"""Keys and events as bytes.
+"""Keys, and the schemas of state records, as bytes.
 
-A key is its typed parts one after another, each with a tag and a length, so that no two keys share bytes. Events are an
-Arrow IPC record batch without schema: the space they lie in belongs to one content hash of a view and names its schema.
+A key is its typed parts one after another, each with a tag and a length, so that no two keys share bytes.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +13,8 @@ import pyarrow as pa
 from mlray.errors import SchemaError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXACT = {pa.int64(): int, pa.string(): str}
+_INTEGER = b"i" + (8).to_bytes(4, "big")
 
 
 def key_bytes(keys: pa.Table) -> list[bytes]:
@@ -23,23 +25,17 @@ def key_bytes(keys: pa.Table) -> list[bytes]:
     return [b"".join(_part(value) for value in row) for row in zip(*columns, strict=True)]
 
 
-def batch_bytes(rows: pa.Table) -> bytes:
-    """The rows as one record batch."""
-    batches = rows.combine_chunks().to_batches()
-    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
-    return bytes(batch.serialize())
-
-
-def rows_of(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
-    """What `batch_bytes` wrote; SchemaError where the bytes are not a batch of this schema."""
-    try:
-        batch = pa.ipc.read_record_batch(pa.py_buffer(value), schema)
-        batch.validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SchemaError(
-            f"a stored value is not a batch of {schema.names}: {error}; materialize the view again"
-        ) from error
-    return batch
+def plain_key(values: Sequence[Any], types: Sequence[pa.DataType]) -> bytes | None:
+    """The key of these values, None where one is null; SchemaError where a value is not of its type as it is."""
+    parts = []
+    for value, kind in zip(values, types, strict=True):
+        if value is None:
+            return None
+        expected = _EXACT.get(kind)
+        if expected is None or type(value) is not expected:
+            raise SchemaError(f"{value!r} is not simply {kind}")
+        parts.append(_INTEGER + value.to_bytes(8, "big", signed=True) if isinstance(value, int) else _part(value))
+    return b"".join(parts)
 
 
 def schema_text(schema: pa.Schema) -> str:

@@ -1,7 +1,7 @@
 """What a view keeps online: events, never a finished value.
 
-`load` (materialize) writes a base per entity key, `push` (ingest) a batch per key and commit; `cells` says which of their
-events count. A load that was cut off is simply done again, or goes on.
+`load` (materialize) writes a base per entity key, `push` (ingest) a batch per key and commit; `cells` says which of
+their events count. A load that was cut off is simply done again, or goes on.
 """
 
 from dataclasses import replace

@@ -1,0 +1,151 @@
+"""A key's cells, and the events that they stand for.
+
+Per key one *base*, written by a load, and *batches*, written by pushes. The base holds the snapshot of Delta version v
+up to an event time `until`; a row of a batch carries the Delta commit w that brought it. An event is in the base
+exactly if w <= v and its time is <= until; what counts is the base and, of the batches, the rest. So a batch that
+arrives before, after or between loads counts once.
+
+A row is stored without its key, which the cell has, and with the outcome of each aggregate's `where`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlray.features.keys import distinct
+from mlray.features.order import in_order
+from mlray.features.rows import KEEP, TS, condition_name, read_columns, with_conditions
+from mlray.features.view import FeatureView
+from mlray.online.codec import IN_ORDER, Header, Layout, layout_of
+from mlray.online.encoding import key_bytes
+from mlray.online.store import Cell
+
+COMMIT = "__commit"
+BASE = b"\x00"
+_BATCH = b"\x01"
+
+Codes = NDArray[np.int64]
+
+
+def batch_slot(version: int) -> bytes:
+    """The slot of the batch that commit `version` brought, or of those up to it that were folded together."""
+    return _BATCH + version.to_bytes(8, "big")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the events of a view, of one schema, lie in cells."""
+
+    view: FeatureView
+    events: pa.Schema
+    base: Layout
+    batch: Layout
+
+    def layout(self, cell: Cell) -> Layout:
+        return self.base if cell.slot == BASE else self.batch
+
+
+@lru_cache(maxsize=1024)
+def shape_of(view: FeatureView, events: pa.Schema) -> Shape:
+    """events: the schema of `rows.events`."""
+    read = set(read_columns(view))
+    kept = [field for field in events.remove_metadata() if field.name not in view.keys or field.name in read]
+    conditions = dict.fromkeys(condition_name(a.where) for a in view.aggregates if a.where)
+    stored = pa.schema([*kept, *(pa.field(name, pa.bool_()) for name in conditions)])
+    return Shape(view, events, layout_of(stored), layout_of(stored.append(pa.field(COMMIT, pa.int64()))))
+
+
+def base_cells(shape: Shape, events: pa.Table, version: int, until: int) -> Iterator[tuple[Cell, int]]:
+    """Per key its base, with the number of its rows, in the order of the keys' first events."""
+    codes, keys = _keys(shape.view, events)
+    return cells(shape, with_conditions(shape.view, events), codes, keys, BASE, version, until)
+
+
+def batch_cells(shape: Shape, events: pa.Table, version: int) -> list[Cell]:
+    """Per key the batch of commit `version`."""
+    codes, keys = _keys(shape.view, events)
+    rows = with_conditions(shape.view, events).append_column(COMMIT, pa.repeat(pa.scalar(version), events.num_rows))
+    return [cell for cell, _ in cells(shape, rows, codes, keys, batch_slot(version), version, 0)]
+
+
+def cells(
+    shape: Shape, rows: pa.Table, codes: Codes, keys: Sequence[bytes], slot: bytes, version: int, until: int
+) -> Iterator[tuple[Cell, int]]:
+    """One cell per key that has rows; `codes`: per row the position of its key."""
+    if not rows.num_rows:
+        return
+    layout = shape.base if slot == BASE else shape.batch
+    order = in_order(shape.view, rows, codes)
+    place = np.arange(rows.num_rows) if order.rows is None else order.rows
+    ordered = rows if order.rows is None else rows.take(pa.array(order.rows))
+    flagged, timeless = _out_of_order(ordered, order.same), shape.view.source.timestamp is None
+    encoded = layout.encode(ordered.select(layout.schema.names))
+    of_row = codes[place]
+    starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+    unclean = np.add.reduceat(flagged, starts)
+    spans = zip(starts.tolist(), [*starts[1:].tolist(), len(of_row)], unclean.tolist(), strict=True)
+    for lo, hi, bad in spans:
+        value = encoded.cut(lo, hi, until, 0 if bad or (timeless and hi - lo > 1) else IN_ORDER)
+        yield Cell(keys[of_row[lo]], slot, version, value), hi - lo
+
+
+def _keys(view: FeatureView, events: pa.Table) -> tuple[Codes, list[bytes]]:
+    dictionary, codes = distinct(events.select(list(view.keys)))
+    if not view.keys:
+        dictionary = dictionary.slice(0, 1)
+    return codes, key_bytes(dictionary)
+
+
+def _out_of_order(rows: pa.Table, same: NDArray[np.bool_]) -> Codes:
+    """Per row 1 where it keeps its cell from being read as it lies: it, or an earlier version of it, never counts."""
+    bad = np.zeros(rows.num_rows, dtype=np.int64)
+    bad[1:] += same
+    if KEEP in rows.column_names:
+        bad += ~rows.column(KEEP).to_numpy()
+    return bad
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Events of several keys. codes: per row the position of its key; commits: per row, -1 for the base's."""
+
+    rows: pa.Table
+    codes: Codes
+    commits: Codes
+
+    def filtered(self, keep: NDArray[np.bool_]) -> "Stored":
+        if keep.all():
+            return self
+        return Stored(self.rows.filter(pa.array(keep)), self.codes[keep], self.commits[keep])
+
+
+def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
+    """The events that the cells of each key stand for, each once; bases first."""
+    bases = [(code, cell) for code, cells in enumerate(found) for cell in cells if cell.slot == BASE]
+    batches = [(code, cell) for code, cells in enumerate(found) for cell in cells if cell.slot != BASE]
+    rows, headers = shape.base.decode([cell.value for _, cell in bases])
+    codes = _repeated([code for code, _ in bases], headers)
+    one = Stored(rows, codes, np.full(len(codes), -1, dtype=np.int64))
+    if not batches:
+        return one
+    rows, others = shape.batch.decode([cell.value for _, cell in batches])
+    codes, commits = _repeated([code for code, _ in batches], others), rows.column(COMMIT).to_numpy()
+    version, until = np.full(len(found), -1), np.zeros(len(found), dtype=np.int64)
+    for (code, cell), header in zip(bases, headers, strict=True):
+        version[code], until[code] = cell.version, header.until
+    fresh = (commits > version[codes]) | (rows.column(TS).to_numpy() > until[codes])
+    rest = Stored(rows.select(one.rows.column_names), codes, commits).filtered(fresh)
+    return Stored(
+        pa.concat_tables([one.rows, rest.rows]),
+        np.concatenate((one.codes, rest.codes)),
+        np.concatenate((one.commits, rest.commits)),
+    )
+
+
+def _repeated(codes: Sequence[int], headers: Sequence[Header]) -> Codes:
+    counts = np.array([header.rows for header in headers], dtype=np.int64)
+    return np.repeat(np.array(codes, dtype=np.int64), counts)

@@ -1,0 +1,171 @@
+"""A load (materialize): the bases of a view's keys, part by part.
+
+While it goes on, reads stay within what both the old and the new bases can answer. One that was cut off goes on with
+the part that it was at.
+"""
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlray.errors import SchemaError
+from mlray.features.needed import needed, needs_all
+from mlray.features.rows import TS
+from mlray.features.view import FeatureView
+from mlray.online.cells import BASE, COMMIT, Shape, base_cells, shape_of
+from mlray.online.encoding import schema_text
+from mlray.online.record import Loading, ViewState, Written, in_turn, space
+from mlray.online.store import Cell, OnlineStore
+
+_ROWS_PER_WRITE = 200_000
+
+
+class Load:
+    """Its parts, one after another, and the end, which makes them the view's base.
+
+    loading.part: the part that comes next; loading.until: may be earlier than asked, where a load was cut off.
+    """
+
+    def __init__(
+        self, store: OnlineStore, view: FeatureView, schema: pa.Schema, loading: Loading, old: ViewState
+    ) -> None:
+        self.store, self.view, self.schema, self.loading = store, view, schema, loading
+        self._name, self._shape = space(view), shape_of(view, schema)
+        self._retyped = old.schema != schema_text(schema)
+        self._written, self._last = Written(), list[Cell]()
+
+    def part(self, events: pa.Table) -> None:
+        """Writes the bases of the next part's keys, all of whose events are given."""
+        until, version = self.loading.until, self.loading.version
+        rows = events.filter(pc.less_equal(events.column(TS), until))
+        later = events.num_rows - rows.num_rows
+        rows = rows.filter(pa.array(needed(self.view, rows, self.loading.since)))
+        waiting, count = list[Cell](), 0
+        for cell, held in base_cells(self._shape, rows, version, until):
+            waiting.append(cell)
+            count += held
+            if count >= _ROWS_PER_WRITE:
+                self._write(waiting, count)
+                waiting, count = [], 0
+        self._write(waiting, count)
+        self.loading = replace(self.loading, part=self.loading.part + 1, later=self.loading.later + later)
+        if self.loading.part < self.loading.parts and not self._retyped:
+            in_turn(self.store, self._name, self._noted)
+
+    def finish(self) -> Written:
+        """What the parts replace goes, and the record names them."""
+        return in_turn(self.store, self._name, self._finished)
+
+    def _write(self, found: list[Cell], rows: int) -> None:
+        self._written = self._written.plus(found, rows)
+        if self._retyped:  # old and new cells cannot be read with one schema: all change at once, with the record
+            self._last += found
+        else:
+            self.store.write(self._name, found)
+
+    def _noted(self, raw: bytes | None) -> Written:
+        old = ViewState.parsed(raw) if raw is not None else ViewState.new(self.view, self.schema)
+        self.store.write(self._name, (), state=replace(old, loading=self.loading).text(), over=raw)
+        return self._written
+
+    def _finished(self, raw: bytes | None) -> Written:
+        old = ViewState.parsed(raw) if raw is not None else ViewState.new(self.view, self.schema)
+        version, until, before = self.loading.version, self.loading.until, shape_of(self.view, old.events)
+        settled = _settled(self.store, self._name, before, version, until)
+        kept = [_retyped(cell, before, self._shape) for cell in settled.stay] if self._retyped else []
+        gap = self.loading.later > settled.carried
+        behind = gap or old.watermark is None
+        state = replace(
+            old,
+            schema=schema_text(self.schema),
+            version=version,
+            until=until,
+            watermark=until if behind or old.watermark is None else max(until, old.watermark),
+            gap=gap,
+            applied=max(version, old.applied),
+            reach=_reach(self.view, self.loading),
+            history=until - self.loading.since,
+            loading=None,
+        )
+        found = [*self._last, *kept]
+        self.store.write(self._name, found, deletes=settled.replaced, state=state.text(), over=raw)
+        return self._written
+
+
+def begin(
+    store: OnlineStore, view: FeatureView, schema: pa.Schema, *, version: int, until: int, history: int, parts: int
+) -> Load:
+    """A new load, or the one of the same version, history and parts that was cut off."""
+    begun: list[Load] = []
+
+    def announced(raw: bytes | None) -> Written:
+        old = ViewState.parsed(raw) if raw is not None else ViewState.new(view, schema)
+        latest = until if old.until is None else max(until, old.until)
+        asked = _asked(old, schema, Loading(version, latest, until - history, parts))
+        begun[:] = [Load(store, view, schema, asked, old)]
+        if raw is not None:
+            reach = _later_of(old.reach, _reach(view, asked)) if old.readable else old.reach
+            store.write(space(view), (), state=replace(old, reach=reach, loading=asked).text(), over=raw)
+        return Written()
+
+    in_turn(store, space(view), announced)
+    return begun[0]
+
+
+def _asked(old: ViewState, schema: pa.Schema, asked: Loading) -> Loading:
+    """The load that was cut off where it is the one asked for, or an earlier stretch of it; else the one asked for."""
+    cut_off = old.loading
+    if cut_off is None or old.schema != schema_text(schema) or cut_off.until > asked.until:
+        return asked
+    same = (cut_off.version, cut_off.parts) == (asked.version, asked.parts) and cut_off.since <= asked.since
+    return cut_off if same else asked
+
+
+@dataclass
+class _Settled:
+    """What a new base replaces: bases of an earlier load, and batches that lie wholly in it; the batches that stay, and
+    how many of their rows the base's version holds too, later than `until`.
+    """
+
+    replaced: list[tuple[bytes, bytes, int]]
+    stay: list[Cell]
+    carried: int = 0
+
+
+def _settled(store: OnlineStore, name: str, shape: Shape, version: int, until: int) -> _Settled:
+    found = _Settled([], [])
+    for cell in store.scan(name):
+        if cell.slot == BASE:
+            if cell.version < version:
+                found.replaced.append((cell.key, cell.slot, cell.version))
+            continue
+        rows, _ = shape.batch.decode([cell.value])
+        commits, times = rows.column(COMMIT).to_numpy(), rows.column(TS).to_numpy()
+        known = commits <= version
+        if (known & (times <= until)).all():
+            found.replaced.append((cell.key, cell.slot, cell.version))
+        else:
+            found.stay.append(cell)
+            found.carried += int((known & (times > until)).sum())
+    return found
+
+
+def _retyped(cell: Cell, before: Shape, after: Shape) -> Cell:
+    """A batch in another schema; SchemaError where a value does not fit it."""
+    rows, headers = before.batch.decode([cell.value])
+    try:
+        rows = rows.select(after.batch.schema.names).cast(after.batch.schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+        raise SchemaError(f"events that were ingested do not fit the table as it is now: {error}") from error
+    return cell._replace(value=after.batch.encode(rows).cut(0, rows.num_rows, headers[0].until, headers[0].flags))
+
+
+def _reach(view: FeatureView, loading: Loading) -> int | None:
+    return None if needs_all(view) else loading.since
+
+
+def _later_of(one: int | None, other: int | None) -> int | None:
+    """Of two reaches the one from which both hold; None holds from the beginning."""
+    known = [reach for reach in (one, other) if reach is not None]
+    return max(known) if known else None
