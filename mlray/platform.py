@@ -1,6 +1,7 @@
 """`Platform`: every verb in one place, wired and nothing more. What it does is callable from the packages below it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlray import cluster, verify
+from mlray import cluster
 from mlray.aggregation.window import Instants, microseconds
 from mlray.errors import TimeError
 from mlray.features.applied import Applied, Diff
+from mlray.features.catalog import service_from_text
 from mlray.features.entity import Entity
 from mlray.features.evaluate import view_schema
 from mlray.features.rows import check_expressions
@@ -31,7 +33,9 @@ from mlray.online.retrieval import get_features
 from mlray.online.state import has_state
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
+from mlray.serving.prediction_log import logged
 from mlray.settings import Settings
+from mlray.verify import FRESHNESS, LogVerification, Verification, sampled_spine, verify, verify_log
 
 if TYPE_CHECKING:
     from mlray.serving.app import Running
@@ -189,16 +193,42 @@ class Platform:
         spine: Any = None,
         timestamp: str = "timestamp",
         seed: int = 0,
-    ) -> verify.Verification:
+    ) -> Verification:
         """Compares offline as of t with online at t, per cell; without a spine on keys and instants from the tables."""
         self.join_ray()
         known, lake = self._service(service), self.settings.lake
         if spine is None:
-            spine = verify.sampled_spine(known, lake, timestamp, rows, seed)
-        with TemporaryDirectory(prefix="mlray-verify-") as folder:
-            return verify.verify(
-                known, self.online, lake, spine, timestamp, rows=rows, replay=self._empty_store(folder)
+            spine = sampled_spine(known, lake, timestamp, rows, seed)
+        with TemporaryDirectory(prefix="mlray-verify-") as folder, self._empty_store(folder) as empty:
+            return verify(known, self.online, lake, spine, timestamp, rows=rows, replay=empty, folder=f"{folder}/lake")
+
+    def verify_log(
+        self,
+        service: FeatureService | str,
+        rows: int = 1000,
+        *,
+        log: str = "predictions",
+        freshness: timedelta = FRESHNESS,
+    ) -> list[LogVerification]:
+        """Compares what served models were given with the same rows rebuilt offline: every version that reads the
+        service and has a log, each by the definition that it pins.
+
+        rows: of each version's log. log: as in the configuration of serving. freshness: how long an event may take
+        from its commit until it can be read online. TableNotFound where no version has a log.
+        """
+        name, lake = service if isinstance(service, str) else service.name, self.settings.lake
+        versions = [version for version in self.registry.list() if version.service == name]
+        return [
+            verify_log(
+                version.reference,
+                service_from_text(version.service_definition),
+                path,
+                lake,
+                rows=rows,
+                freshness=freshness,
             )
+            for version, path in logged(delta.resolve(lake, log), versions)
+        ]
 
     def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
         """Trains on the training set with Ray Train; see `mlray.training`."""
@@ -234,9 +264,17 @@ class Platform:
         """Joins the configured cluster, or starts a local one, once per process."""
         cluster.join(self.settings.ray)
 
-    def _empty_store(self, folder: str) -> Callable[[], OnlineStore]:
+    @contextmanager
+    def _empty_store(self, folder: str) -> Iterator[OnlineStore]:
+        """A store that is gone afterwards."""
         url = f"lmdb://{folder}/online" if self.settings.online.startswith("lmdb://") else f"memory://{folder}"
-        return lambda: open_store(url)
+        store = open_store(url)
+        try:
+            yield store
+        finally:
+            for space in store.spaces():
+                store.drop(space)
+            store.close()
 
 
 def _instants(at: Any, rows: int) -> Instants:

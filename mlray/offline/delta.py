@@ -16,7 +16,7 @@ from obstore.store import LocalStore, from_url
 
 from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
 from mlray.features.types import microseconds_of
-from mlray.offline import scan
+from mlray.offline import log, scan
 from mlray.offline.log import File as File
 from mlray.offline.log import check_supported, files_of, first_line, schema_of, version_as_of
 
@@ -92,6 +92,11 @@ def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
         return None
     added = [file for file in table.files if file not in before]
     return scan.read(added, table.schema, columns, table.name)
+
+
+def commits(path: str, who: str) -> list[tuple[int, datetime]]:
+    """The versions that the table's log still has, in order, and when each was committed; TableNotFound."""
+    return list(log.commits(_open(path, who, None), _store(path)))
 
 
 def append(path: str, rows: pa.Table, who: str, transaction: str | None = None) -> int | None:

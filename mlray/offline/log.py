@@ -7,7 +7,7 @@ and rows that a deletion vector has removed would come back. Such tables are ref
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,11 +117,8 @@ def version_as_of(newest: DeltaTable, store: Any, moment: datetime, who: str) ->
     """
     if moment.tzinfo is None:
         raise TimeError.naive("version", moment)
-    own = newest.metadata().configuration.get("delta.enableInCommitTimestamps") == "true"
-    commits = _commits(store, newest.version())
     found = oldest = None
-    for version, written in commits:
-        at = _own_time(store, version) or written if own else written
+    for version, at in commits(newest, store):
         oldest = oldest or (version, at)
         if at <= moment:
             found = version
@@ -129,6 +126,13 @@ def version_as_of(newest: DeltaTable, store: Any, moment: datetime, who: str) ->
         known = f"; the oldest commit in its log is version {oldest[0]} of {oldest[1].isoformat()}" if oldest else ""
         raise TimeError(f"{who} has no version as of {moment.isoformat()}{known}; ask for a later time, or a version")
     return found
+
+
+def commits(newest: DeltaTable, store: Any) -> Iterator[tuple[int, datetime]]:
+    """The versions whose log entries are there, in order, and when each was committed: see `version_as_of`."""
+    own = newest.metadata().configuration.get("delta.enableInCommitTimestamps") == "true"
+    for version, written in _commits(store, newest.version()):
+        yield version, (_own_time(store, version) or written) if own else written
 
 
 def _commits(store: Any, newest: int) -> list[tuple[int, datetime]]:

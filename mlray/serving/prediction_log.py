@@ -10,6 +10,7 @@ process loses what waited, while all is well at most `seconds` of rows; a stoppe
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlray.aggregation.window import Instants
-from mlray.errors import LogUnavailable
+from mlray.errors import LogUnavailable, TableNotFound
 from mlray.features.types import INSTANT
 from mlray.offline import delta
 from mlray.registry.model_version import ModelVersion
@@ -58,7 +59,7 @@ class PredictionLog:
 
     def path(self, version: ModelVersion) -> str:
         """Where the predictions of a version lie."""
-        return f"{self.root}/{version.name}/{version.version}"
+        return table_path(self.root, version)
 
     def add(self, version: ModelVersion, rows: pa.Table) -> None:
         """Takes rows made by `log_rows`. LogUnavailable if there is no room within `PATIENCE`, or it is closed."""
@@ -194,8 +195,22 @@ def _struct(table: pa.Table) -> pa.Array:
     return pa.StructArray.from_arrays([c.combine_chunks() for c in table.columns], fields=list(table.schema))
 
 
+def table_path(root: str, version: ModelVersion) -> str:
+    """Where the predictions of a version lie below `root`."""
+    return f"{root.rstrip('/')}/{version.name}/{version.version}"
+
+
+def logged(root: str, versions: Sequence[ModelVersion]) -> list[tuple[ModelVersion, str]]:
+    """The versions that have a log, and where; TableNotFound where none has one."""
+    found = [(version, path) for version in versions if delta.exists(path := table_path(root, version))]
+    if not found:
+        names = ", ".join(version.reference for version in versions) or "none"
+        raise TableNotFound(f"there is no prediction log under {root} of these versions: {names}; serve one first")
+    return found
+
+
 def read(root: str, version: ModelVersion) -> pa.Table:
     """All logged predictions of a version, repetitions included, in no order; TableNotFound before the first."""
-    path = f"{root.rstrip('/')}/{version.name}/{version.version}"
+    path = table_path(root, version)
     known = delta.table_at(path, "prediction log")
     return delta.read(path, known.version, known.schema.names)
