@@ -23,6 +23,8 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import pytest  # noqa: E402
 
+from tests.redis_server import redis_cluster_url, redis_url  # noqa: E402, F401
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:

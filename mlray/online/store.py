@@ -4,6 +4,7 @@ A space holds keys; a key holds cells, one per slot; a cell is opaque bytes and 
 caller's affair. The greater version of a cell stays, whatever the order of arrival.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -15,7 +16,7 @@ LONGEST_SPACE = 200
 LONGEST_SLOT = 200
 SORTED_KEY = 128
 VERSIONS = range(-(2**63), 2**63)
-SCHEMES = ("lmdb", "memory")
+SCHEMES = ("lmdb", "memory", "redis", "rediss")
 
 
 class Cell(NamedTuple):
@@ -100,7 +101,10 @@ class OnlineStore(Protocol):
 
 
 def open_store(url: str) -> OnlineStore:
-    """The store at `memory://name` or `lmdb://path` (`lmdb:///absolute`); within a process one URL is one store."""
+    """The store at `memory://name`, `lmdb://path` (`lmdb:///absolute`), `redis://` or, over TLS, `rediss://` host/db.
+
+    Within a process one URL is one store.
+    """
     # The back-ends import Cell from here, and each brings a package of its own.
     scheme, separator, rest = url.partition("://")
     if scheme == "memory" and separator:
@@ -111,7 +115,23 @@ def open_store(url: str) -> OnlineStore:
         from mlray.online.lmdb import LmdbStore
 
         return LmdbStore(rest)
-    raise ConfigError(f"online='{url}': {_refusal(scheme, separator)}")
+    if scheme in ("redis", "rediss") and rest:
+        try:
+            from mlray.online.redis import RedisStore
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"online='{shown(url)}' needs a package: pip install 'mlray[redis]' ({error})") from error
+
+        return RedisStore(url)
+    raise ConfigError(f"online='{shown(url)}': {_refusal(scheme, separator)}")
+
+
+def shown(url: str) -> str:
+    """The URL without the password in it."""
+    scheme, separator, rest = url.partition("://")
+    login, at, where = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    where = re.sub(r"(?<=[?&]password=)[^&]*", "***", where)
+    return f"{scheme}{separator}{user}{colon}{'***' * bool(colon)}{at}{where}"
 
 
 def checked_space(space: str) -> str:
@@ -132,7 +152,11 @@ def checked_address(key: bytes, slot: bytes, version: int) -> None:
 def checked_state(space: str, state: bytes | None, over: bytes | EllipsisType | None) -> None:
     """Conflict unless `over` is not given or the space's `state`."""
     if over is not ... and state != over:
-        raise Conflict(f"online space {space}: its state is not the one this write builds upon; read it and try again")
+        raise conflict(space)
+
+
+def conflict(space: str) -> Conflict:
+    return Conflict(f"online space {space}: its state is not the one this write builds upon; read it and try again")
 
 
 def counted(cells: Iterable[Cell]) -> Stats:
@@ -152,4 +176,6 @@ def _refusal(scheme: str, separator: str) -> str:
         return f"a store is named by a URL; for a folder write lmdb://{scheme}"
     if scheme == "lmdb":
         return "the path is missing; write lmdb:///absolute/path or lmdb://relative/path"
+    if scheme in ("redis", "rediss"):
+        return f"the host is missing; write {scheme}://host:6379/0 or {scheme}://user:password@host:6379/0"
     return f"there is no store '{scheme}'{did_you_mean(scheme, SCHEMES)}"

@@ -13,14 +13,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mlray.errors import ConfigError, Conflict, InvalidName, StoreError
 from mlray.online.store import Cell, Held, OnlineStore, Stats, open_store
+from tests.redis_server import redis_call
 
 Delete: TypeAlias = tuple[bytes, bytes, int]
-URLS = {"memory": "memory://{}", "lmdb": "lmdb://{}"}
 
 
-@pytest.fixture(params=URLS)
+@pytest.fixture(params=["memory", "lmdb", "redis", "redis_cluster"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return URLS[request.param].format(tmp_path / "store")
+    if request.param in ("memory", "lmdb"):
+        return f"{request.param}://{tmp_path}/store"
+    url = str(request.getfixturevalue(f"{request.param}_url"))
+    redis_call(url, "FLUSHALL")
+    return url
 
 
 @pytest.fixture
@@ -350,7 +354,7 @@ def test_a_closed_handle_says_so(store: OnlineStore, call: Callable[[OnlineStore
 
 
 @pytest.mark.parametrize(("url", "message"), [
-    ("lmbd:///data/online", "no store 'lmbd'; known are lmdb, memory; did you mean 'lmdb'"),
+    ("lmbd:///data/online", "no store 'lmbd'; known are lmdb, memory, redis, rediss; did you mean 'lmdb'"),
     ("/data/online", "for a folder write lmdb:///data/online"),
     ("lmdb://", "the path is missing"),
     ("", "named by a URL"),
@@ -375,12 +379,12 @@ class Schedule(RuleBasedStateMachine):
     """Writes, drops and new handles in any order; the model is a dictionary {space: {(key, slot): cell}}."""
 
     url: str
-    runs = 0
 
     @initialize()
     def begin(self) -> None:
-        type(self).runs += 1
-        self.store = open_store(f"{self.url}-{self.runs}")
+        self.store = open_store(self.url)
+        for space in self.store.spaces():
+            self.store.drop(space)
         self.model: dict[str, dict[tuple[bytes, bytes], Cell]] = {}
         self.states: dict[str, bytes | None] = {}
 
@@ -406,7 +410,7 @@ class Schedule(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = open_store(f"{self.url}-{self.runs}")
+        self.store = open_store(self.url)
 
     @rule(space=SPACES, keys=st.lists(KEYS))
     def read(self, space: str, keys: list[bytes]) -> None:
