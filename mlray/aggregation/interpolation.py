@@ -69,6 +69,8 @@ def _quotient(
 def _exact(low: Any, high: Any, weight: int, whole: int, divisor: int) -> float:
     if not weight:
         high = low
+    if low == high and isinstance(low, float):
+        return low
     if isinf(low) or isinf(high):
         return float(low + high)
     (a, b), (c, d) = low.as_integer_ratio(), high.as_integer_ratio()

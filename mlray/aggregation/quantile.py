@@ -51,13 +51,8 @@ class OrderStatistic(Aggregate):
 
     def each(self, values: Plain, ranges: Spans) -> list[Any]:
         pools = values.once(("sorted", tuple(ranges)), lambda: _sorted(values, ranges))
-        return [self._within(pool, values.scale) if pool else None for pool in pools]
-
-    def _within(self, ordered: list[Any], scale: int) -> float | None:
-        last, whole = len(ordered) - 1, self.fraction.denominator
-        rank, weight = divmod(last * self.fraction.numerator, whole)
-        found = exactly(ordered[rank], ordered[min(rank + 1, last)], weight, whole, scale)
-        return None if isnan(found) else found
+        part, whole = self.fraction.as_integer_ratio()
+        return [_within(pool, part, whole, values.scale) if pool else None for pool in pools]
 
     def partial(self, values: Values) -> Partial:
         """How often each value occurs."""
@@ -133,6 +128,14 @@ def _sorted(values: Plain, ranges: Spans) -> list[list[Any]]:
         pool = sorted(piece) if anew else sorted(pool + piece)
         out[which] = pool
     return out
+
+
+def _within(ordered: list[Any], part: int, whole: int, scale: int) -> float | None:
+    """The value at the share part / whole of the way."""
+    last = len(ordered) - 1
+    rank, weight = divmod(last * part, whole)
+    found = exactly(ordered[rank], ordered[min(rank + 1, last)], weight, whole, scale)
+    return None if isnan(found) else found
 
 
 def _at(counts: Counter[Any], rank: int) -> Any:
