@@ -123,12 +123,17 @@ def serve(
 
 @app.command()
 def verify(
+    service: Annotated[
+        str | None, typer.Argument(help="A service in force, on rows drawn from its tables; none: the recipe's.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(help="How many rows; none: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Which keys and instants are drawn.")] = 0,
+    log: Annotated[bool, typer.Option("--log", help="What served models were given, by their prediction log.")] = False,
     config: Config = _FLIGHTS,
     json: Json = False,
 ) -> None:
     """Check the law: offline as of t against online at t, per cell. Exit code 1 where a cell differs."""
-    _run("verify", config, json, rows=rows)
+    _run("verify", config, json, service=service, rows=rows, seed=seed, log=log)
 
 
 def _run(verb: str, config: Path, json: bool, **arguments: Any) -> None:

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +24,7 @@ from mlray.materialize import Materialized
 from mlray.offline.write import BuildProgress
 from mlray.platform import Platform, connect
 from mlray.recipe import Recipe
+from mlray.verify import LogVerification, Verification
 
 Shown = Mapping[str, Any]
 _READERS: Mapping[str, Callable[[Path], pa.Table]] = {
@@ -178,27 +179,24 @@ def serve(screen: Screen, recipe: Recipe, platform: Platform, model: str | None,
     return 0
 
 
-def verify(screen: Screen, recipe: Recipe, platform: Platform, rows: int | None) -> int:
+def verify(
+    screen: Screen, recipe: Recipe, platform: Platform, service: str | None, rows: int | None, seed: int, log: bool
+) -> int:
+    found: Sequence[Verification | LogVerification]
     with screen.working("verify"):
-        result = pipeline.verify_service(recipe, platform, rows)
-    screen.show(
-        "the law",
-        [
-            {
-                "service": result.service,
-                "rows": result.rows,
-                "cells": result.cells,
-                "different": result.different,
-                "stale": result.stale,
-                "seconds": result.seconds,
-            }
-        ],
-    )
-    for skipped in result.skipped:
-        screen.console.print(f"not compared: {skipped}", highlight=False)
-    for one in result.differences:
-        screen.console.print(f"{one.part}: {one.feature}: offline {one.offline!r}, online {one.online!r} at {one.row}")
-    return 0 if result.ok else 1
+        if log:
+            found = pipeline.verify_logs(recipe, platform, service, rows)
+        elif service is not None:
+            found = [platform.verify(service, rows or recipe.verify_rows, seed=seed)]
+        else:
+            found = [pipeline.verify_service(recipe, platform, rows, seed)]
+    told = [difference for one in found for difference in one.differences]
+    details = {"differences": [asdict(one) for one in told]} if screen.as_json else None
+    screen.show("the law", [_counts(one) for one in found], details)
+    lines = [f"not compared: {skipped}" for one in found for skipped in one.skipped]
+    for line in [*lines, *map(str, told)]:
+        screen.console.print(line, highlight=False, markup=False)
+    return 0 if all(one.ok for one in found) else 1
 
 
 _VERBS: Mapping[str, Callable[..., int]] = {
@@ -262,6 +260,11 @@ def _instant(text: str) -> datetime:
     if moment.tzinfo is None:
         raise TimeError.naive("the instant", moment)
     return moment
+
+
+def _counts(found: Verification | LogVerification) -> Shown:
+    """What a verification counted, without what it tells in full."""
+    return {field.name: getattr(found, field.name) for field in fields(found) if field.repr}
 
 
 def _written(now: BuildProgress) -> str:

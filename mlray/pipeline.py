@@ -20,7 +20,8 @@ from mlray.offline.training_set import TrainingSet
 from mlray.platform import Platform
 from mlray.recipe import Recipe
 from mlray.registry.model_version import ModelVersion
-from mlray.verify import Verification
+from mlray.serving.config import Config
+from mlray.verify import LogVerification, Verification
 
 if TYPE_CHECKING:
     from mlray.serving.app import Running
@@ -119,10 +120,20 @@ def materialize_service(
     return platform.materialize(recipe.service, until=until or recipe.until, history=recipe.history, progress=progress)
 
 
-def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None) -> Verification:
+def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None, seed: int = 0) -> Verification:
     """The law, checked on rows of the recipe's spine, or on rows drawn from the tables where it has none."""
     spine = recipe.spine() if "spine" in recipe.recipe else None
-    return platform.verify(recipe.service, rows or recipe.verify_rows, spine=spine, timestamp=recipe.timestamp)
+    return platform.verify(
+        recipe.service, rows or recipe.verify_rows, spine=spine, timestamp=recipe.timestamp, seed=seed
+    )
+
+
+def verify_logs(
+    recipe: Recipe, platform: Platform, service: str | None = None, rows: int | None = None
+) -> list[LogVerification]:
+    """What models that read the service, or the recipe's, were given, by the log that [serving] names."""
+    log = str(recipe.serving.get("log", Config().log))
+    return platform.verify_log(service or recipe.service, rows or recipe.verify_rows, log=log)
 
 
 def serve_model(recipe: Recipe, platform: Platform, *, model: str | None = None, port: int | None = None) -> "Running":

@@ -1,9 +1,7 @@
 """THE LAW: a training row as of time t equals, bit for bit, what online serving would have answered at t."""
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -207,55 +205,3 @@ def test_a_load_keeps_what_counts_again_once_the_newest_event_is_withdrawn() -> 
     #  ts 10: 1; ts 20: 5, corrected at 60 to -1, which `where` takes out; loaded up to 50
     rows = [(10, 10, 1), (20, 20, 5), (20, 60, -1)]
     assert after_a_load(rows, 50, [50, 59, 60], sequence="seq", where="v > 0") == [5, 5, 1]
-
-
-def purchases(path: Path, address: str) -> tuple[ml.Platform, ml.FeatureService]:
-    """A platform with ten purchases of one user, materialised up to the ninth and the last one ingested."""
-    platform = ml.connect(ml.Settings(lake=str(path / "lake"), online=f"lmdb://{path}/online", ray=address))
-    at = [START + i * STEP for i in range(10)]
-    table = pa.table({"user": [7] * 10, "at": pa.array(at, UTC_TIME), "amount": [10.5 + i for i in range(10)]})
-    write_deltalake(f"{path}/lake/purchases", table.slice(0, 9))
-    source = ml.DeltaSource("purchases", path="purchases", timestamp="at")
-    features = ["amount", ml.Mean("amount", windows=[ml.minutes(30), ml.lifetime])]
-    view = ml.FeatureView("spending", entity=ml.Entity("user", keys=["user"]), source=source, features=features)
-    service = ml.FeatureService("fraud", features=[view])
-    platform.apply(service)
-    platform.materialize(service, until=instant(at[8]))
-    platform.ingest("purchases", table.slice(9))
-    return platform, service
-
-
-def instant(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
-
-
-def test_verify_finds_nothing_different(ray_cluster: str, tmp_path: Path) -> None:
-    platform, service = purchases(tmp_path, ray_cluster)
-    result = platform.verify(service, rows=50)
-    assert result.cells == 2 * 50 * 3
-    assert (result.different, result.stale, result.ok) == (0, 0, True)
-
-
-def test_verify_sees_one_corrupted_event(ray_cluster: str, tmp_path: Path) -> None:
-    platform, service = purchases(tmp_path, ray_cluster)
-    space = platform.online.spaces()[0]
-    before, after = struct.pack("<d", 18.5), struct.pack("<d", 18.25)
-    hurt = [c._replace(value=c.value.replace(before, after)) for c in platform.online.scan(space) if before in c.value]
-    assert platform.online.write(space, hurt) == len(hurt) == 1
-    result = platform.verify(service, rows=50)
-    assert result.different > 0
-    assert not result.ok
-    assert {d.feature for d in result.differences} <= set(service.names)
-
-
-def test_verify_counts_stale_cells_apart(ray_cluster: str, tmp_path: Path) -> None:
-    #  table     0 .......... 8h20m     materialised to 0h80, ingested 0h90; appended past the platform: 0h95
-    platform, service = purchases(tmp_path, ray_cluster)
-    late = START + 9 * STEP + STEP // 2
-    row = pa.table({"user": [7], "at": pa.array([late], UTC_TIME), "amount": [1.0]})
-    write_deltalake(f"{tmp_path}/lake/purchases", row, mode="append")
-    spine = pa.table({"user": [7, 7], "timestamp": pa.array([START + 8 * STEP, late + 1], UTC_TIME)})
-    result = platform.verify(service, spine=spine)
-    assert result.different == 0
-    status = platform.get_features(service, spine, at=spine["timestamp"], status=True)["spending__status"]
-    assert status.to_pylist() == ["present", "stale"]
