@@ -34,6 +34,10 @@ class Single:
     def __init__(self, view: FeatureView, schema: pa.Schema) -> None:
         self.names: list[str] = view.names
         self.types: list[pa.DataType] = [kind for feature in view.features for kind in _types(feature, schema)]
+        self._schema = pa.schema(zip(self.names, self.types, strict=True))
+        self._places: dict[pa.DataType, list[int]] = {}
+        for place, kind in enumerate(self.types):
+            self._places.setdefault(kind, []).append(place)
         self._view, self._lag, self._ttl = view, view.source.lag_us, view.ttl_us
         self._bare = [(self.names.index(column), column) for column in view.columns]
         self._windows = list(dict.fromkeys(window for a in view.aggregates for window in a.spans))
@@ -64,6 +68,15 @@ class Single:
         if failures:
             raise min(failures, key=itemgetter(0))[1]
         return out
+
+    def to_table(self, answers: Sequence[Sequence[Any]]) -> pa.Table:
+        """One row per answer. Columns of one type are made at once and cut: each call of Arrow costs microseconds."""
+        count, columns = len(answers), [None] * len(self.names)
+        for kind, places in self._places.items():
+            together = to_arrow([answer[place] for place in places for answer in answers], kind)
+            for i, place in enumerate(places):
+                columns[place] = together.slice(i * count, count)
+        return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _latest(self, times: Sequence[int], floor: int, ceil: int) -> int | None:
         """The row of the latest value."""

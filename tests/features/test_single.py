@@ -33,9 +33,7 @@ def single(view: ml.FeatureView, table: pa.Table, floor: int, ceil: int) -> pa.T
     kept = rows.take(pa.array(order[seen]))
     assert Single.possible(view, rows.schema)
     made = Single(view, rows.schema)
-    cells = made.answer({name: values(kept[name]) for name in rows.column_names}, floor, ceil)
-    columns = [to_arrow([cell], kind) for cell, kind in zip(cells, made.types, strict=True)]
-    return pa.table(columns, names=made.names)
+    return made.to_table([made.answer({name: values(kept[name]) for name in rows.column_names}, floor, ceil)])
 
 
 def bulk(view: ml.FeatureView, table: pa.Table, floor: int, ceil: int) -> pa.Table:
@@ -173,6 +171,18 @@ def test_values_of_every_type_are_answered_as_in_bulk(kind: pa.DataType, data: s
 def _is_number(kind: pa.DataType) -> bool:
     decimal = pa.types.is_decimal128(kind) and kind.scale >= 0
     return bool(decimal or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def test_answers_are_the_rows_of_a_table() -> None:
+    view = view_of("x", ml.Count("x", windows=[ml.lifetime]), ml.LastN("x", 2, windows=[ml.lifetime]), "y")
+    made = Single(view, pa.schema([("__ts", pa.int64()), ("x", pa.int64()), ("y", pa.decimal128(5, 2))]))
+    answers = [made.answer({"__ts": [1, 2], "x": [7, None], "y": [305, 1]}, q, q) for q in (1, 2, 3)]
+    assert made.to_table(answers).to_pylist() == [
+        {"x": 7, "x_count_lifetime": 0, "x_last_2_lifetime": None, "y": Decimal("3.05")},
+        {"x": None, "x_count_lifetime": 1, "x_last_2_lifetime": [7], "y": Decimal("0.01")},
+        {"x": None, "x_count_lifetime": 1, "x_last_2_lifetime": [7], "y": Decimal("0.01")},
+    ]
+    assert made.to_table([]).schema == made.to_table(answers).schema
 
 
 def test_integers_of_a_decimal_or_a_time_come_back_as_such() -> None:
