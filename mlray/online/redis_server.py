@@ -1,7 +1,6 @@
 """A Redis server or cluster: connections, what it must be like, and its errors in words."""
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -50,35 +49,32 @@ _REMEDIES: Sequence[tuple[type[Exception], str]] = (
 
 
 class Server:
-    """The server at a URL, checked. Safe to share between threads; a fork opens connections of its own."""
+    """The server at a URL, checked. Safe to share between threads; a fork gets connections of its own."""
 
     def __init__(self, url: str) -> None:
         self.name = shown(url)
-        self._url = url
-        self._client, self.is_cluster = self._opened()
-        self._pid = os.getpid()
+        self._client, self._is_cluster = _opened(url)
 
     def run(self, calls: Sequence[Call], *, together: bool = False) -> list[Any]:
         """The answers, after one round trip. together: on one snapshot, which a cluster has not."""
+        together = together and not self._is_cluster
         try:
             try:
-                return self._run(calls, together and not self.is_cluster)
+                return self._run(calls, together)
             except NoScriptError:  # it was started since, or never asked
                 for script in SCRIPTS:
-                    self._live().script_load(script.text)
-                return self._run(calls, together and not self.is_cluster)
+                    self._client.script_load(script.text)
+                return self._run(calls, together)
         except (RedisError, RedisClusterException, OSError) as error:
             raise _explained(self.name, error) from error
 
     def close(self) -> None:
-        if self._pid == os.getpid():
-            self._client.close()
+        self._client.close()
 
     def _run(self, calls: Sequence[Call], together: bool) -> list[Any]:
-        client = self._live()
         if len(calls) == 1:
-            return [client.execute_command(*calls[0])]
-        pipeline = client.pipeline(transaction=together)
+            return [self._client.execute_command(*calls[0])]
+        pipeline = self._client.pipeline(transaction=together)
         for call in calls:
             pipeline.execute_command(*call)
         answers: list[Any] = pipeline.execute(raise_on_error=False)  # else the error repeats the call, values and all
@@ -87,25 +83,21 @@ class Server:
                 raise answer
         return answers
 
-    def _live(self) -> Any:
-        if self._pid != os.getpid():  # the parent's sockets are the parent's
-            self._client, self.is_cluster = self._opened()
-            self._pid = os.getpid()
-        return self._client
 
-    def _opened(self) -> tuple[Any, bool]:
-        database = urlsplit(self._url).path.strip("/")
-        if not re.fullmatch("[0-9]*", database):
-            raise ConfigError(f"online='{self.name}': a database is a number, not '{database}'")
-        try:
-            with closing(redis.Redis.from_url(self._url, **_OPTIONS, retry=_once_more())) as client:
-                is_cluster = bool(_about(client, self.name).get("cluster_enabled"))
-            kind: Any = redis.RedisCluster if is_cluster else redis.Redis
-            return kind.from_url(self._url, **_OPTIONS, retry=_once_more()), is_cluster
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"online='{self.name}': {error}") from error
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise _explained(self.name, error) from error
+def _opened(url: str) -> tuple[Any, bool]:
+    """A client, and whether it is a cluster's."""
+    name, database = shown(url), urlsplit(url).path.strip("/")
+    if not re.fullmatch("[0-9]*", database):
+        raise ConfigError(f"online='{name}': a database is a number, not '{database}'")
+    try:
+        with closing(redis.Redis.from_url(url, **_OPTIONS, retry=_once_more())) as client:
+            is_cluster = bool(_about(client, name).get("cluster_enabled"))
+        kind: Any = redis.RedisCluster if is_cluster else redis.Redis
+        return kind.from_url(url, **_OPTIONS, retry=_once_more()), is_cluster
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"online='{name}': {error}") from error
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise _explained(name, error) from error
 
 
 def _about(client: Any, name: str) -> dict[str, Any]:

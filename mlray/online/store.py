@@ -53,8 +53,8 @@ class OnlineStore(Protocol):
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[Held]:
         """Per request (space, keys), in their order, what the space holds of it.
 
-        One snapshot and one round trip for everything asked, so that states and cells fit together. Repeated keys and
-        spaces are answered each time.
+        One snapshot and one round trip for everything asked, so that states and cells fit together; where the spaces
+        lie on several servers, a snapshot of each space. Repeated keys and spaces are answered each time.
         """
 
     def write(
