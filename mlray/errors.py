@@ -98,12 +98,41 @@ class InvalidName(MlrayError, ValueError):
     """A name outside the one rule of its kind."""
 
 
+class Unauthenticated(MlrayError, PermissionError):
+    """A change asked for without a token, or with one that no active user holds."""
+
+
+class Forbidden(MlrayError, PermissionError):
+    """A change that this user, known by the token, may not make; the message names the role that may."""
+
+
+class NotApproved(MlrayError, PermissionError):
+    """A stage or a protected alias asked for before its approvals and gates are complete; the message lists what is
+    missing.
+    """
+
+
 class RegistryUnavailable(MlrayError, ConnectionError):
     """The database, the artifact store or the actor of the registry does not answer; trying later may help."""
 
 
 class StoreError(MlrayError):
     """An online store that cannot be opened, read or written; what it held before the call it still holds."""
+
+
+class Busy(MlrayError):
+    """More rows wait to be ingested than may; retry_after: seconds until there should be room."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        return type(self), (str(self), self.retry_after)
+
+
+class Unanswered(MlrayError, ConnectionError):
+    """The process that was asked ended before it answered; whether it did what was asked is not known."""
 
 
 class InvalidRequest(MlrayError, ValueError):

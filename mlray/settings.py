@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlray.errors import ConfigError
@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     registry: str = ""
     artifacts: str = ""
     ray: str | None = None
-    token: str | None = None
+    token: str | None = Field(default=None, repr=False)
 
     def __init__(self, **given: Any) -> None:
         given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

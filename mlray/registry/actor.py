@@ -5,6 +5,8 @@ died (at least once, not exactly once): the rules recognise the repetition by th
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,7 +17,6 @@ from mlray.registry.artifacts import ArtifactStore, absolute_artifacts_url
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database, absolute_database_url, shown
 from mlray.registry.model_registry import ModelRegistry
-from mlray.registry.model_version import ModelVersion, VersionRecord
 
 ACTOR_NAME = "registry"
 NAMESPACE = "mlray"
@@ -26,6 +27,8 @@ PLACEMENT = {"node:__internal_head__": 0.001}
 # the code. It gets a daemon's working directory instead.
 RUNTIME_ENVIRONMENT = {"working_dir": "local:///"}
 STOP_SECONDS = 30.0
+METHODS = frozenset(name for name in vars(ModelRegistry) if not name.startswith("_"))
+"""What can be asked of the registry. A change takes a `call`, which says who asks."""
 
 
 class RegistryActor(ModelRegistry):
@@ -50,44 +53,13 @@ class RemoteRegistry:
         self._urls = (absolute_database_url(database_url), absolute_artifacts_url(artifacts_url))
         self._actor = _start(*self._urls)
 
-    def register(self, name: str, record: VersionRecord, *, alias: str | None, request: str, who: str) -> ModelVersion:
-        answer: ModelVersion = self._write("register", name, record, alias=alias, request=request, who=who)
-        return answer
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method not in METHODS:
+            raise AttributeError(f"the registry has no method '{method}'")
+        return partial(self._call, method)
 
-    def get(self, reference: str) -> ModelVersion:
-        answer: ModelVersion = self._read("get", reference)
-        return answer
-
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
-        answer: list[ModelVersion] = self._read("versions", name)
-        return answer
-
-    def models(self) -> list[str]:
-        answer: list[str] = self._read("models")
-        return answer
-
-    def set_alias(self, name: str, alias: str, version: int, *, request: str, who: str) -> ModelVersion:
-        answer: ModelVersion = self._write("set_alias", name, alias, version, request=request, who=who)
-        return answer
-
-    def remove_alias(self, name: str, alias: str, *, request: str, who: str) -> None:
-        self._write("remove_alias", name, alias, request=request, who=who)
-
-    def audit(self, name: str | None = None) -> list[dict[str, Any]]:
-        answer: list[dict[str, Any]] = self._read("audit", name)
-        return answer
-
-    def check_audit(self) -> str | None:
-        answer: str | None = self._read("check_audit")
-        return answer
-
-    def _read(self, method: str, *arguments: Any) -> Any:
-        return self._call("read", method, arguments, {})
-
-    def _write(self, method: str, *arguments: Any, **named: Any) -> Any:
-        return self._call("write", method, arguments, named)
-
-    def _call(self, group: str, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        group = "write" if "call" in named else "read"
         try:
             return _answer(self._actor, group, method, arguments, named)
         except ActorDiedError:  # stopped, or lost with its head node: the next one serves the same database

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlmodel import Session, select
 
+from mlray.errors import RegistryUnavailable
 from mlray.registry.canonical import canonical_json, sha256_text
 from mlray.registry.tables import AuditHead, AuditRow
 
@@ -30,7 +31,7 @@ class Change:
 
 def append(session: Session, change: Change, *, at: int) -> AuditRow:
     """Adds the change to the session's transaction as the next row of the chain; `at` in microseconds UTC."""
-    head = session.exec(select(AuditHead).with_for_update()).one()
+    head = locked_head(session)
     row = AuditRow(
         sequence=head.sequence + 1, at=at, who=change.who, action=change.action, model=change.model,
         request=change.request, before=change.before, after=change.after, previous_hash=head.hash, hash="",
@@ -40,6 +41,14 @@ def append(session: Session, change: Change, *, at: int) -> AuditRow:
     session.add(row)
     session.add(head)
     return row
+
+
+def locked_head(session: Session) -> AuditHead:
+    """The end of the chain, locked until the transaction ends: whoever holds it is the only one that appends."""
+    head = session.exec(select(AuditHead).with_for_update()).one_or_none()
+    if head is None:
+        raise RegistryUnavailable("the audit chain has no head: the database was changed from outside; restore it")
+    return head
 
 
 def applied(session: Session, *, model: str, action: str, request: str) -> AuditRow | None:

@@ -6,19 +6,20 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from mlray.errors import CorruptArtifact, SchemaError, UnknownName
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database
+from mlray.registry.identity import Call
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import ModelVersion, RunLike, record_of
+from mlray.registry.people import Approval
+from mlray.registry.policy import Policy
 from mlray.registry.reference import checked_name
-
-if TYPE_CHECKING:
-    from mlray.registry.actor import RemoteRegistry
+from mlray.registry.user_client import Users
 
 SIGNATURE_FILE = "signature.json"
 
@@ -30,23 +31,36 @@ class Registry:
     random request unless the caller names it, so that a repetition by the transport changes nothing twice.
     """
 
-    def __init__(self, rules: "ModelRegistry | RemoteRegistry", artifacts: ArtifactStore) -> None:
+    def __init__(self, rules: ModelRegistry, artifacts: ArtifactStore, token: str | None = None) -> None:
         self._rules = rules
         self._artifacts = artifacts
+        self._token = token
 
     @classmethod
-    def connect(cls, database_url: str, artifacts_url: str, *, embedded: bool = False) -> Self:
+    def connect(
+        cls, database_url: str, artifacts_url: str, *, embedded: bool = False, token: str | None = None
+    ) -> Self:
         """The registry over a database and an artifact store, by the cluster's actor.
 
-        `embedded=True` runs the rules in this process, without Ray. ConfigError for a URL that cannot work, where
-        Ray is not initialised, and where the cluster's actor serves other URLs.
+        `embedded=True` runs the rules in this process, without Ray. `token` says who asks for changes; a registry
+        without any user takes them without one. ConfigError for a URL that cannot work, where Ray is not
+        initialised, and where the cluster's actor serves other URLs.
         """
         artifacts = ArtifactStore(artifacts_url)
         if embedded:
-            return cls(ModelRegistry(Database(database_url), artifacts, clock=utc_now), artifacts)
+            return cls(ModelRegistry(Database(database_url), artifacts, clock=utc_now), artifacts, token)
         from mlray.registry.actor import RemoteRegistry  # Ray takes over a second to import
 
-        return cls(RemoteRegistry(database_url, artifacts.url), artifacts)
+        return cls(cast(ModelRegistry, RemoteRegistry(database_url, artifacts.url)), artifacts, token)
+
+    def acting(self, token: str | None) -> Self:
+        """The same registry for the holder of another token."""
+        return type(self)(self._rules, self._artifacts, token)
+
+    @property
+    def users(self) -> Users:
+        """Who may do what: added, granted, revoked, disabled by an admin."""
+        return Users(self._rules, self._call)
 
     def register(
         self, name: str, run: RunLike, *, alias: str | None = None, idempotency_key: str | None = None
@@ -61,8 +75,7 @@ class Registry:
             checked_name("alias", alias)
         signature = _signature(Path(run.checkpoint))
         record = record_of(run, digest=self._artifacts.upload(run.checkpoint), signature=signature)
-        request = _request() if idempotency_key is None else idempotency_key
-        return self._rules.register(name, record, alias=alias, request=request, who=_os_user())
+        return self._rules.register(name, record, alias=alias, call=self._call(request=idempotency_key))
 
     def get(self, reference: str) -> ModelVersion:
         """The version that `flights/3` or `flights@candidate` names."""
@@ -78,11 +91,52 @@ class Registry:
 
     def set_alias(self, name: str, alias: str, version: int) -> ModelVersion:
         """Points `alias` at a version of `name`, from wherever it pointed before."""
-        return self._rules.set_alias(name, alias, version, request=_request(), who=_os_user())
+        return self._rules.set_alias(name, alias, version, call=self._call())
 
     def remove_alias(self, name: str, alias: str) -> None:
         """Forgets an alias of `name`."""
-        self._rules.remove_alias(name, alias, request=_request(), who=_os_user())
+        self._rules.remove_alias(name, alias, call=self._call())
+
+    def approve(self, version: ModelVersion | str, *, stage: str, role: str, why: str = "") -> None:
+        """The token's user says, in a role that the policy asks for, that this version may enter the stage.
+
+        It holds for these very bytes under this policy, and for one promotion. Forbidden for an author of the bytes
+        and for who does not hold the role.
+        """
+        known = self._known(version)
+        self._rules.approve(known.name, known.version, stage=stage, role=role, call=self._call(why))
+
+    def revoke_approval(self, version: ModelVersion | str, *, stage: str, why: str = "") -> None:
+        """Takes the caller's own approval back. A promotion that has used it stands; no rollback returns to it."""
+        known = self._known(version)
+        self._rules.revoke_approval(known.name, known.version, stage=stage, call=self._call(why))
+
+    def approvals(self, version: ModelVersion | str) -> builtins.list[Approval]:
+        """All approvals of a version, oldest first; `void` says why one does not count now."""
+        known = self._known(version)
+        return self._rules.approvals(known.name, known.version)
+
+    def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
+        """Moves a version to a stage; in Canary and Production it replaces the one that is there, which is archived.
+
+        NotApproved says what is missing. A ModelVersion stands for what the caller has seen: Conflict where it has
+        moved since. A reference stands for whatever it names now.
+        """
+        known = self._known(version)
+        seen = None if isinstance(version, str) else version.row_version
+        return self._rules.promote(known.name, known.version, stage=stage, row_version=seen, call=self._call(why))
+
+    def rollback(self, name: str, *, why: str = "") -> ModelVersion:
+        """Puts the last approved Production of a model back, without new approvals; the present one is archived."""
+        return self._rules.rollback(name, call=self._call(why))
+
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._rules.policy()
+
+    def set_policy(self, policy: Policy, *, why: str = "") -> Policy:
+        """Puts a policy in force, by an admin. Approvals given under another one no longer count."""
+        return self._rules.set_policy(policy.to_json(), call=self._call(why))
 
     def download(self, version: ModelVersion | str, directory: str | Path) -> Path:
         """A copy of the checkpoint at `directory`, every byte verified; it appears whole or not at all.
@@ -90,19 +144,26 @@ class Registry:
         A directory that already holds this checkpoint is verified and kept. CorruptArtifact names the file, the
         SHA-256 wanted and the one got.
         """
-        known = self.get(version) if isinstance(version, str) else version
+        known = self._known(version)
         try:
             return self._artifacts.download(known.digest, directory)
         except (CorruptArtifact, UnknownName) as error:
             raise CorruptArtifact(f"{known.reference}: {error}") from error
 
     def audit(self, name: str | None = None) -> builtins.list[dict[str, Any]]:
-        """The changes of one model, or of all, oldest first."""
+        """The changes of one model, or all of them, oldest first: who, what (`action`), `before`, `after`, `why`."""
         return self._rules.audit(name)
 
     def check_audit(self) -> str | None:
         """What is wrong first with the chain of changes; None for a whole one."""
         return self._rules.check_audit()
+
+    def _known(self, version: ModelVersion | str) -> ModelVersion:
+        return self.get(version) if isinstance(version, str) else version
+
+    def _call(self, why: str = "", *, request: str | None = None) -> Call:
+        name = uuid4().hex if request is None else request
+        return Call(request=name, token=self._token, user=_os_user(), why=why)
 
 
 def _signature(checkpoint: Path) -> Mapping[str, Any]:
@@ -114,10 +175,6 @@ def _signature(checkpoint: Path) -> Mapping[str, Any]:
     if not isinstance(signature, dict):
         raise SchemaError(f"{path} holds a JSON {type(signature).__name__}; a signature is an object")
     return signature
-
-
-def _request() -> str:
-    return uuid4().hex
 
 
 def _os_user() -> str:

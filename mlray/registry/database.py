@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import finalize
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from mlray.errors import ConfigError, RegistryUnavailable, did_you_mean
+from mlray.errors import ConfigError, Conflict, RegistryUnavailable, did_you_mean
 from mlray.registry.migrations import upgrade
 
 LOCK_WAIT_SECONDS = 30
+CONNECT_SECONDS = 10
 SCHEMES = ("sqlite", "postgresql")
 
 
@@ -29,14 +32,15 @@ def absolute_database_url(text: str) -> str:
         if scheme not in SCHEMES:
             near = did_you_mean(scheme, SCHEMES)
             raise ConfigError(f"registry={shown(text)}: no registry database is called '{scheme}'{near}")
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(
-            f"registry={text!r} is no database URL; write sqlite:////absolute/path.db "
-            "or postgresql+psycopg://user@host/name"
+            f"registry={text!r} is no database URL; write sqlite:////absolute/path.db or postgresql://user@host/name"
         ) from error
     except ModuleNotFoundError as error:
-        message = f"registry={shown(text)}: its driver is not installed; pip install {error.name}"
+        message = f"registry={shown(text)}: its driver {error.name} is not installed; pip install 'mlray[postgres]'"
         raise ConfigError(message) from error
     if scheme != "sqlite":
         return url.render_as_string(hide_password=False)
@@ -76,26 +80,40 @@ class Database:
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
         try:
-            engine = self._opened().execution_options(mlray_writes=writes)
+            engine = self._opened().execution_options(mlray_writes=writes, **self._isolation(writes))
             with Session(engine, autoflush=False) as session:
                 yield session
-        except OperationalError as error:
-            message = f"the registry's database {shown(self.url)} does not answer: {error.orig}"
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            message = f"the registry's database {shown(self.url)} does not answer: {getattr(error, 'orig', error)}"
             raise RegistryUnavailable(message) from error
+        except IntegrityError as error:
+            message = f"the database refused the change, which another one has overtaken: {error.orig}; look again"
+            raise Conflict(message) from error
+
+    def _isolation(self, writes: bool) -> dict[str, str]:
+        if self.url.startswith("sqlite"):  # a transaction of SQLite sees one snapshot, whatever it does
+            return {}
+        # A writer first waits for the end of the audit chain; what it reads then must be newer than the wait.
+        return {"isolation_level": "READ COMMITTED" if writes else "REPEATABLE READ"}
 
     def _opened(self) -> Engine:
         with self._opening:
             if self._engine is None:
                 engine = _engine(make_url(self.url))
-                with engine.execution_options(mlray_writes=True).begin() as connection:
-                    upgrade(connection)
+                close = finalize(self, engine.dispose)
+                try:
+                    with engine.execution_options(mlray_writes=True).begin() as connection:
+                        upgrade(connection)
+                except BaseException:
+                    close()
+                    raise
                 self._engine = engine
             return self._engine
 
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
     _make_folder(Path(url.database or ""))
     engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None})
     event.listen(engine, "connect", _configure_sqlite)

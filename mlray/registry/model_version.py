@@ -59,13 +59,19 @@ class VersionRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion(VersionRecord):
-    """A registered checkpoint, version 1, 2, 3 of a model; `created_at` is in UTC, `aliases` are sorted."""
+    """A registered checkpoint, version 1, 2, 3 of a model; `created_at` is in UTC, `aliases` are sorted.
+
+    `author` is the user who registered it, `os:<name>` where nobody had a token yet. `row_version` counts its moves
+    between stages.
+    """
 
     name: str
     version: int
     author: str
     created_at: datetime
     aliases: tuple[str, ...]
+    stage: str = "None"
+    row_version: int = 0
 
     @property
     def reference(self) -> str:

@@ -12,11 +12,13 @@ from sqlalchemy import (
     CheckConstraint,
     Dialect,
     ForeignKeyConstraint,
+    Index,
     MetaData,
     String,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -51,7 +53,7 @@ class RegistryTable(SQLModel, registry=registry(metadata=MetaData(naming_convent
 
 
 class ModelRow(RegistryTable, table=True):
-    """A model. Its row is locked by every change of the model; `last_version` is never taken back."""
+    """A model; `last_version` is never taken back."""
 
     __tablename__ = "models"
     name: str = Field(primary_key=True, sa_type=String(128))
@@ -59,11 +61,24 @@ class ModelRow(RegistryTable, table=True):
     created_at: int = Field(sa_type=BigInteger)
 
 
+def _one_per_model(stage: str) -> Index:
+    here = text(f"stage = '{stage}'")
+    name = f"uq_model_versions_{stage.lower()}"
+    return Index(name, "model", unique=True, sqlite_where=here, postgresql_where=here)
+
+
 class VersionRow(RegistryTable, table=True):
+    """A version. `row_version` counts its moves between stages: a move says which state it starts from.
+
+    `author` is the user whose token registered it, or `os:<name>` where nobody had a token yet.
+    """
+
     __tablename__ = "model_versions"
     __table_args__ = (
         ForeignKeyConstraint(["model"], ["models.name"], onupdate="CASCADE"),
         CheckConstraint("version >= 1", name="positive"),
+        _one_per_model("Canary"),
+        _one_per_model("Production"),
     )
     model: str = Field(primary_key=True, sa_type=String(128))
     version: int = Field(primary_key=True)
@@ -83,6 +98,8 @@ class VersionRow(RegistryTable, table=True):
     signature: dict[str, Any] = Field(sa_type=JsonText)
     author: str = Field(sa_type=Text)
     created_at: int = Field(sa_type=BigInteger)
+    stage: str = Field(default="None", sa_type=String(16), sa_column_kwargs={"server_default": "None"})
+    row_version: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
 
 class AliasRow(RegistryTable, table=True):
@@ -100,7 +117,8 @@ class AliasRow(RegistryTable, table=True):
 class AuditRow(RegistryTable, table=True):
     """One change, and the ledger of requests: (model, action, request) happens once.
 
-    `before` and `after` are JSON objects, or null for nothing. A row outlives its model: no foreign key.
+    `before` and `after` are JSON objects, or null for nothing; the reason given for the change is in `after`, as
+    `why`. A row outlives its model: no foreign key. `model` is empty where users or the policy change.
     """
 
     __tablename__ = "audit"
@@ -125,3 +143,81 @@ class AuditHead(RegistryTable, table=True):
     id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     sequence: int
     hash: str = Field(sa_type=String(64))
+
+
+class UserRow(RegistryTable, table=True):
+    """A person or a service. Who holds the 256 random bits whose SHA-256 is `token_sha256` acts in this name."""
+
+    __tablename__ = "users"
+    name: str = Field(primary_key=True, sa_type=String(128))
+    token_sha256: str = Field(sa_type=String(64), unique=True)
+    disabled: bool
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class RoleRow(RegistryTable, table=True):
+    """A role of a user. `granted` is the audit row that says so: an approval older than it does not count."""
+
+    __tablename__ = "user_roles"
+    __table_args__ = (ForeignKeyConstraint(["name"], ["users.name"]),)
+    name: str = Field(primary_key=True, sa_type=String(128))
+    role: str = Field(primary_key=True, sa_type=String(128))
+    granted: int
+
+
+class PolicyRow(RegistryTable, table=True):
+    """A policy that was put in force; the newest one is. `id` is the number of its audit row."""
+
+    __tablename__ = "policies"
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    revision: str = Field(sa_type=String(64))
+    document: dict[str, Any] = Field(sa_type=JsonText)
+
+
+class PromotionRow(RegistryTable, table=True):
+    """A version's time in Canary or Production. `id` is the number of its audit row.
+
+    `ended` is null while it lasts, then `replaced` (by the next one: a rollback may return to it) or `withdrawn`.
+    """
+
+    __tablename__ = "promotions"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model", "version"], ["model_versions.model", "model_versions.version"], onupdate="CASCADE"
+        ),
+    )
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    model: str = Field(index=True, sa_type=String(128))
+    version: int
+    stage: str = Field(sa_type=String(16))
+    digest: str = Field(sa_type=String(64))
+    policy_revision: str = Field(sa_type=String(64))
+    ended: str | None = Field(default=None, sa_type=String(16))
+
+
+class ApprovalRow(RegistryTable, table=True):
+    """One person's word that these bytes may enter this stage under this policy. `id` is the number of its audit row.
+
+    It is good for one promotion, whose number it then bears. `revoked_at` is when it was taken back, if it was.
+    """
+
+    __tablename__ = "approvals"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model", "version"], ["model_versions.model", "model_versions.version"], onupdate="CASCADE"
+        ),
+        ForeignKeyConstraint(["who"], ["users.name"]),
+        ForeignKeyConstraint(["promotion"], ["promotions.id"]),
+        Index("ix_approvals_model", "model", "version"),
+    )
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    model: str = Field(sa_type=String(128))
+    version: int
+    digest: str = Field(sa_type=String(64))
+    stage: str = Field(sa_type=String(16))
+    policy_revision: str = Field(sa_type=String(64))
+    role: str = Field(sa_type=String(128))
+    who: str = Field(sa_type=String(128))
+    at: int = Field(sa_type=BigInteger)
+    revoked_at: int | None = Field(default=None, sa_type=BigInteger)
+    promotion: int | None = None

@@ -1,14 +1,12 @@
 """The schema goes up and down, and is what the tables say."""
 
-import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import NullPool, create_engine, inspect
 
 from mlray.errors import ConfigError
 from mlray.registry.client import Registry
@@ -16,7 +14,8 @@ from mlray.registry.database import Database, absolute_database_url
 from mlray.registry.migrations import downgrade, upgrade
 from mlray.registry.tables import RegistryTable
 
-TABLES = {"models", "model_versions", "aliases", "audit", "audit_head"}
+FIRST = {"models", "model_versions", "aliases", "audit", "audit_head"}
+TABLES = FIRST | {"users", "user_roles", "policies", "promotions", "approvals"}
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(urls):
@@ -41,37 +40,58 @@ def test_a_database_with_data_goes_down_and_up_again(registry, make_run, urls):
     assert registry.register("flights", make_run()).version == 1
 
 
+def test_what_the_first_schema_held_is_there_after_going_down_and_up_again(team, urls):
+    version = team.production()
+    audit = team.ana.audit("fraud")
+    engine = create_engine(urls[0], poolclass=NullPool)
+
+    with engine.begin() as connection:
+        downgrade(connection, "0001")
+        assert set(inspect(connection).get_table_names()) == FIRST | {"alembic_version"}
+        authors = connection.exec_driver_sql("SELECT author FROM model_versions").scalars().all()
+    with engine.begin() as connection:
+        upgrade(connection)
+
+    again = Registry.connect(*urls, embedded=True)
+    assert authors == ["ana"]
+    assert again.get("fraud/1") == replace(version, stage="None", row_version=0, author="os:ana")
+    assert (again.audit("fraud"), again.users.list()) == (audit, [])
+
+
+def test_an_author_of_the_first_schema_counts_as_one_without_a_token(registry, make_run, urls):
+    version = registry.register("flights", make_run(), alias="candidate")
+    engine = create_engine(urls[0], poolclass=NullPool)
+
+    with engine.begin() as connection:
+        downgrade(connection, "0001")
+        [author] = connection.exec_driver_sql("SELECT author FROM model_versions").scalars()
+    assert f"os:{author}" == version.author
+
+    assert Registry.connect(*urls, embedded=True).get("flights/1") == version
+    assert registry.check_audit() is None
+
+
 def test_an_existing_database_is_opened_with_its_data(registry, make_run, urls):
     version = registry.register("flights", make_run(), alias="candidate")
 
     assert Registry.connect(*urls, embedded=True).get("flights@candidate") == version
 
 
-def test_a_database_of_a_newer_mlray_is_refused_untouched(registry, urls):
+def test_a_database_of_a_newer_mlray_is_refused_untouched(registry, urls, execute):
     registry.models()
-    path = urls[0].removeprefix("sqlite:///")
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    execute("UPDATE alembic_version SET version_num = '9999'")
 
-    with pytest.raises(ConfigError, match="has schema 9999; this mlray knows 0001: it was written by a newer mlray"):
+    with pytest.raises(ConfigError, match="has schema 9999; this mlray knows 0001, 0002: it was written by a newer"):
         Registry.connect(*urls, embedded=True).models()
 
 
-def test_sqlite_runs_with_wal_full_sync_and_foreign_keys(urls):
-    with Database(urls[0]).read() as session:
+def test_sqlite_runs_with_wal_full_sync_and_foreign_keys(tmp_path):
+    with Database(f"sqlite:///{tmp_path}/registry.db").read() as session:
         settings = [
             session.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     assert settings == ["wal", 2, 1]
-
-
-def test_the_tables_can_be_made_in_postgresql():
-    statements = [
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in RegistryTable.metadata.sorted_tables
-    ]
-    assert len(statements) == len(TABLES)
 
 
 @pytest.mark.parametrize(

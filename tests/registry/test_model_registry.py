@@ -13,6 +13,7 @@ from mlray.errors import Conflict, InvalidName, RegistryUnavailable, SchemaError
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
 from mlray.registry.database import Database
+from mlray.registry.identity import Call
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import record_of
 
@@ -201,7 +202,7 @@ def test_a_row_needs_its_artifact_in_the_store_first(urls, make_run):
     record = record_of(make_run(), digest="0" * 64, signature={})
 
     with pytest.raises(UnknownName, match=r"there is no artifact 0000.*upload it first"):
-        rules.register("flights", record, alias=None, request="r", who="someone")
+        rules.register("flights", record, alias=None, call=Call(request="r"))
 
     assert rules.models() == []
 
@@ -213,8 +214,8 @@ def test_a_version_bears_the_time_of_the_clock(urls, make_run):
 
     rules = ModelRegistry(Database(urls[0]), artifacts, clock=lambda: at)
 
-    assert rules.register("flights", record, alias=None, request="r", who="ana").created_at == at
-    assert rules.get("flights/1").author == "ana"
+    assert rules.register("flights", record, alias=None, call=Call(request="r", user="ana")).created_at == at
+    assert rules.get("flights/1").author == "os:ana"
 
 
 def test_a_database_that_cannot_be_read_is_an_error_of_its_own(tmp_path):

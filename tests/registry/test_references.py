@@ -50,7 +50,10 @@ def test_any_other_name_is_refused(registry, make_run, name):
     assert registry.models() == []
 
 
-def test_a_reference_names_a_version_or_an_alias():
+def test_a_reference_names_a_version_an_alias_or_a_stage_that_one_version_is_in():
+    assert Reference.parse("flights/Production") == Reference(model="flights", stage="Production")
+    assert str(Reference.parse("flights/Production")) == "flights/Production"
+    assert str(Reference.parse("flights@candidate")) == "flights@candidate"
     assert Reference.parse("flights/3") == Reference(model="flights", version=3)
     assert Reference.parse("flights@candidate") == Reference(model="flights", alias="candidate")
     assert str(Reference.parse("flights/3")) == "flights/3"
@@ -58,10 +61,11 @@ def test_a_reference_names_a_version_or_an_alias():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "flights", "flights/", "flights/0", "flights/03", "flights/-1", "flights/3.0", "flights/٣", "flights/latest"],
+    ["", "flights", "flights/", "flights/0", "flights/03", "flights/-1", "flights/3.0", "flights/٣", "flights/latest",
+     "flights/Staging", "flights/None", "flights/production"],
 )
-def test_any_other_reference_is_refused_with_the_two_forms(text):
-    with pytest.raises(InvalidName, match=r"write <model>/<version> as in flights/3, or <model>@<alias>"):
+def test_any_other_reference_is_refused_with_the_forms(text):
+    with pytest.raises(InvalidName, match=r"write <model>/<version> as in flights/3, <model>@<alias> as"):
         Reference.parse(text)
 
 

@@ -14,6 +14,7 @@ from mlray.errors import ConfigError, UnknownName
 from mlray.registry import actor as registry_actor
 from mlray.registry.actor import ACTOR_NAME, NAMESPACE
 from mlray.registry.client import Registry
+from mlray.registry.identity import Call
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,11 @@ def in_actor(function):
 
 def test_the_actor_does_what_the_embedded_registry_does(remote, urls, make_run, tmp_path):
     version = remote.register("same", make_run(b"weights"), alias="candidate")
-    remote.set_alias("same", "champion", 1)
+    remote.set_alias("same", "seen", 1)
     remote.remove_alias("same", "candidate")
 
     embedded = Registry.connect(*urls, embedded=True)
-    assert remote.get("same@champion") == embedded.get("same/1")
+    assert remote.get("same@seen") == embedded.get("same/1")
     assert remote.list("same") == embedded.list("same")
     assert remote.models() == embedded.models()
     assert remote.audit("same") == embedded.audit("same")
@@ -122,9 +123,9 @@ def test_a_call_repeated_with_its_request_changes_nothing_twice(remote, make_run
     again = remote.register("repeated", make_run(), idempotency_key="nightly", alias="candidate")
     rules = remote._rules
     for _ in range(2):
-        rules.set_alias("repeated", "champion", 1, request="same", who="ana")
+        rules.set_alias("repeated", "seen", 1, call=Call(request="same"))
     for _ in range(2):
-        rules.remove_alias("repeated", "candidate", request="same", who="ana")
+        rules.remove_alias("repeated", "candidate", call=Call(request="same"))
 
     assert again == first
     assert [row["action"] for row in remote.audit("repeated")] == ["register", "set_alias", "set_alias", "remove_alias"]

@@ -1,11 +1,8 @@
 """Every change leaves a row, and no row changes or leaves unseen."""
 
-import sqlite3
-
 import pytest
 
-from mlray.errors import RegistryUnavailable, UnknownName
-from mlray.registry.database import Database
+from mlray.errors import Conflict, RegistryUnavailable, UnknownName
 
 
 @pytest.fixture
@@ -51,21 +48,26 @@ def test_an_untouched_chain_is_whole(changed):
         ("DELETE FROM audit WHERE sequence = 4", "audit ends at row 3; 4 were written"),
     ],
 )
-def test_a_changed_or_missing_row_is_found(changed, urls, tampering, finding):
-    with sqlite3.connect(urls[0].removeprefix("sqlite:///")) as connection:
-        connection.execute(tampering)
-    connection.close()
+def test_a_changed_or_missing_row_is_found(changed, execute, tampering, finding):
+    execute(tampering)
 
     assert changed.check_audit() == finding
 
 
-def test_a_failure_after_the_state_was_written_undoes_it(changed, urls, make_run):
-    with sqlite3.connect(urls[0].removeprefix("sqlite:///")) as connection:
-        connection.execute("DROP TABLE audit_head")
-    connection.close()
+def test_a_failure_after_the_state_was_written_undoes_it(changed, execute, make_run):
+    execute("INSERT INTO audit SELECT 5, at, who, action, model, request || 'x', before, after, '', '' FROM audit "
+            "WHERE sequence = 4")
 
-    with pytest.raises(RegistryUnavailable, match="audit_head"):
+    with pytest.raises(Conflict, match="the database refused the change"):
         changed.register("flights", make_run(b"3"))
 
-    with Database(urls[0]).read() as session:
-        assert session.connection().exec_driver_sql("SELECT max(version) FROM model_versions").scalar() == 2
+    assert execute("SELECT max(version) FROM model_versions") == 2
+
+
+def test_without_the_end_of_the_chain_nothing_is_changed(changed, execute, make_run):
+    execute("DELETE FROM audit_head")
+
+    with pytest.raises(RegistryUnavailable, match="the audit chain has no head"):
+        changed.register("flights", make_run(b"3"))
+
+    assert execute("SELECT max(version) FROM model_versions") == 2

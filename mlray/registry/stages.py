@@ -1,0 +1,185 @@
+"""Moves between stages: the only code that writes a stage. The policy is asked on every way into one.
+
+A move starts from the row version that it read (compare and swap), changes come one at a time (see `transaction`), and
+the database itself holds that Canary and Production have one version at most (partial unique indexes).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import CursorResult, update
+from sqlmodel import Session, col, select
+
+from mlray.errors import Conflict, NotApproved
+from mlray.registry.approvals import counting, missing
+from mlray.registry.gates import Gate
+from mlray.registry.lookup import in_stage
+from mlray.registry.policy import LIVE, Policy
+from mlray.registry.tables import AliasRow, ApprovalRow, PromotionRow, VersionRow
+from mlray.registry.transaction import Transaction
+
+PRODUCTION = "Production"
+REPLACED, LEFT = "replaced", "left"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was read from a version's artifact, every byte verified."""
+
+    digest: str
+    gates: Mapping[str, Gate]
+
+
+def promote(
+    tx: Transaction, policy: Policy, row: VersionRow, stage: str, evidence: Evidence, row_version: int | None
+) -> None:
+    """Moves a version to a stage; nothing where it is there. What it replaces there is archived along with it."""
+    reference = f"{row.model}/{row.version}"
+    if row_version is not None and row_version != row.row_version:
+        raise _stale(row, row_version)
+    if stage == row.stage:
+        return
+    if stage not in policy.moves.get(row.stage, ()):
+        ways = ", ".join(policy.moves.get(row.stage, ())) or "nowhere"
+        raise Conflict(f"{reference} is in {row.stage}; from there the policy lets it go to {ways}, not to {stage}")
+    if row.stage in LIVE and stage != PRODUCTION:
+        tx.caller.require(policy.withdraw, f"take {reference} out of {row.stage}")
+    approved_by = _approved(tx.session, policy, row, stage, evidence)
+    moved = _aliases_that_follow(tx.session, policy, row, stage)
+    if stage in LIVE and (incumbent := in_stage(tx.session, row.model, stage)) is not None:
+        _leave(tx, incumbent, REPLACED)
+        _move(tx, incumbent, "Archived", "archive")
+    if row.stage in LIVE:
+        _leave(tx, row, LEFT)
+    ids = [approval.id for approval in approved_by]
+    number = _move(tx, row, stage, "promote", approvals=ids, aliases=moved)
+    if stage in LIVE:
+        _enter(tx, row, stage, policy, number, approved_by)
+
+
+def roll_back(tx: Transaction, policy: Policy, target: PromotionRow, row: VersionRow) -> None:
+    """Puts a version back into Production, which had it with approvals, and withdraws the one that is there."""
+    incumbent = in_stage(tx.session, row.model, PRODUCTION)
+    if incumbent is not None:
+        _leave(tx, incumbent, LEFT)
+        _move(tx, incumbent, "Archived", "archive")
+    moved = {} if incumbent is None else _point_on(tx.session, policy, incumbent, row)
+    _move(tx, row, PRODUCTION, "rollback", promotion=target.id, aliases=moved)
+    target.ended = None
+    tx.session.add(target)
+
+
+def rollback_target(session: Session, name: str) -> tuple[PromotionRow, VersionRow]:
+    """The last Production that was replaced and is still approved: its artifact is the one that was approved, and
+    nobody has taken an approval back. Conflict without one.
+    """
+    earlier = select(PromotionRow).where(
+        PromotionRow.model == name, PromotionRow.stage == PRODUCTION, PromotionRow.ended == REPLACED
+    )
+    for promotion in session.exec(earlier.order_by(col(PromotionRow.id).desc())):
+        row = session.get(VersionRow, (name, promotion.version))
+        taken_back = select(ApprovalRow.id).where(
+            ApprovalRow.promotion == promotion.id, col(ApprovalRow.revoked_at).is_not(None)
+        )
+        same = row is not None and row.stage == "Archived" and row.digest == promotion.digest
+        if row is not None and same and session.exec(taken_back).first() is None:
+            return promotion, row
+    raise Conflict(f"{name} has no earlier approved Production to go back to; promote a version that has its approvals")
+
+
+def require_production(session: Session, policy: Policy, row: VersionRow, alias: str) -> None:
+    """NotApproved where a protected alias is asked for a version that is not in Production."""
+    if alias in policy.protected_aliases and row.stage != PRODUCTION:
+        lacks = missing(session, policy, row, PRODUCTION, {})
+        raise NotApproved(
+            f"{row.model}@{alias} is a protected alias, it points at the version in Production; {row.model}/"
+            f"{row.version} is in {row.stage}: promote it first, which takes {'; '.join(lacks) or 'nothing more'}"
+        )
+
+
+def require_verified(row: VersionRow, evidence: Evidence) -> None:
+    """Conflict where the bytes that were verified are not those of the row."""
+    if evidence.digest != row.digest:
+        raise Conflict(f"{row.model}/{row.version}: its digest is not the one whose bytes were verified; look again")
+
+
+def _approved(session: Session, policy: Policy, row: VersionRow, stage: str, evidence: Evidence) -> list[ApprovalRow]:
+    """The approvals that open the stage to the version; NotApproved says what it lacks."""
+    require_verified(row, evidence)
+    lacks = missing(session, policy, row, stage, evidence.gates)
+    if lacks:
+        raise NotApproved(f"{row.model}/{row.version} may not enter {stage}, it lacks {'; '.join(lacks)}")
+    wanted = policy.rule(stage).approvals
+    return [approval for approval in counting(session, policy, row, stage) if approval.role in wanted]
+
+
+def _enter(
+    tx: Transaction, row: VersionRow, stage: str, policy: Policy, number: int, approved_by: list[ApprovalRow]
+) -> None:
+    tx.session.add(
+        PromotionRow(
+            id=number, model=row.model, version=row.version, stage=stage, digest=row.digest,
+            policy_revision=policy.revision,
+        )
+    )  # fmt: skip
+    tx.session.flush()
+    for approval in approved_by:
+        approval.promotion = number
+    tx.session.add_all(approved_by)
+
+
+def _leave(tx: Transaction, row: VersionRow, how: str) -> None:
+    running = select(PromotionRow).where(
+        PromotionRow.model == row.model, PromotionRow.version == row.version, col(PromotionRow.ended).is_(None)
+    )
+    for promotion in tx.session.exec(running):
+        promotion.ended = how
+        tx.session.add(promotion)
+
+
+def _move(tx: Transaction, row: VersionRow, stage: str, action: str, **details: Any) -> int:
+    """Writes the stage where the row is still what was read, and the audit row; the audit row's number."""
+    read = {"version": row.version, "stage": row.stage, "row_version": row.row_version}
+    here = (
+        col(VersionRow.model) == row.model,
+        col(VersionRow.version) == row.version,
+        col(VersionRow.row_version) == row.row_version,
+    )
+    values = {"stage": stage, "row_version": row.row_version + 1}
+    tx.session.flush()
+    statement = update(VersionRow).where(*here).values(**values).execution_options(synchronize_session=False)
+    done: CursorResult[Any] = tx.session.connection().execute(statement)
+    expected = row.row_version
+    tx.session.refresh(row)
+    if done.rowcount != 1:
+        raise _stale(row, expected)
+    after = {"version": row.version, **values, **{k: v for k, v in details.items() if v}}
+    return tx.note(action, model=row.model, before=read, after=after)
+
+
+def _aliases_that_follow(session: Session, policy: Policy, row: VersionRow, stage: str) -> dict[str, int | None]:
+    """Protected aliases go where Production goes: on to the next version, or away with the last."""
+    if stage == PRODUCTION:
+        incumbent = in_stage(session, row.model, PRODUCTION)
+        return {} if incumbent is None else _point_on(session, policy, incumbent, row)
+    return _point_on(session, policy, row, None) if row.stage == PRODUCTION else {}
+
+
+def _point_on(session: Session, policy: Policy, old: VersionRow, new: VersionRow | None) -> dict[str, int | None]:
+    pointing = (AliasRow.model == old.model, AliasRow.version == old.version)
+    rows = list(session.exec(select(AliasRow).where(*pointing, col(AliasRow.alias).in_(policy.protected_aliases))))
+    for alias in rows:
+        if new is None:
+            session.delete(alias)
+        else:
+            alias.version = new.version
+            session.add(alias)
+    return {alias.alias: None if new is None else new.version for alias in rows}
+
+
+def _stale(row: VersionRow, expected: int) -> Conflict:
+    return Conflict(
+        f"{row.model}/{row.version} has changed since you looked: it is in {row.stage} now (row version "
+        f"{row.row_version}, yours is {expected}); get it again, and decide again"
+    )

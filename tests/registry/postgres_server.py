@@ -1,0 +1,112 @@
+"""A real PostgreSQL server for the tests: on a free port, in a throw-away folder, as an unprivileged user."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from mlray.registry.database import Database
+
+START_SECONDS = 60
+# Nothing outlives the session, so nothing has to reach the disk.
+OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=16MB")
+
+
+@dataclass
+class PostgresServer:
+    """A running server; `database()` gives a database of its own."""
+
+    folder: Path
+    port: int
+    process: "subprocess.Popen[bytes] | None" = None
+    made: Iterator[int] = field(default_factory=count)
+
+    def url(self, name: str) -> str:
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, statement: str) -> None:
+        address = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
+        with psycopg.connect(**address, autocommit=True) as connection:
+            connection.execute(statement)
+
+    @contextmanager
+    def database(self, template: str = "registry") -> Iterator[str]:
+        """The URL of a copy of the template database, dropped at the end."""
+        name = f"registry_{next(self.made)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def start(self) -> None:
+        """Returns when the server answers."""
+        command = [program("postgres"), "-D", self.folder / "data", "-p", str(self.port), "-k", self.folder]
+        settings = [part for option in ("listen_addresses=127.0.0.1", *OPTIONS) for part in ("-c", option)]
+        log = (self.folder / "log").open("ab")
+        with log:
+            self.process = subprocess.Popen([*command, *settings], stdout=log, stderr=log, **unprivileged())
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.execute("SELECT 1")
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends the server at once, as a crash would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(30)
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server with the registry's schema in the template database `registry`."""
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    server = PostgresServer(folder, free_port())
+    try:
+        if "user" in unprivileged():
+            shutil.chown(folder, "postgres")
+        initdb = [program("initdb"), "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
+        subprocess.run(initdb, check=True, capture_output=True, **unprivileged())
+        server.start()
+        server.execute("CREATE DATABASE registry")
+        with Database(server.url("registry")).read():
+            pass
+        yield server
+    finally:
+        if server.process is not None:
+            server.stop()
+        shutil.rmtree(folder)
+
+
+def program(name: str) -> str:
+    """Debian keeps the server's programs beside the path, one folder per version."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+    found = shutil.which(name, path=os.pathsep.join([*map(str, reversed(folders)), os.environ["PATH"]]))
+    assert found, f"{name} is not installed; .ci/run installs Debian's postgresql"
+    return found
+
+
+def unprivileged() -> dict[str, object]:
+    """PostgreSQL refuses to run as root."""
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
