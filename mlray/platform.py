@@ -72,7 +72,7 @@ class Platform:
     def registry(self) -> Registry:
         """The model registry, by its actor in the Ray cluster."""
         self.join_ray()
-        return Registry.connect(self.settings.registry, self.settings.artifacts)
+        return Registry.connect(self.settings.registry, self.settings.artifacts, token=self.settings.token)
 
     def apply(self, service: FeatureService) -> Diff:
         """Checks the service against its tables, puts it in force and prints what changed."""
