@@ -84,7 +84,9 @@ def sampled_spine(service: FeatureService, lake: str, timestamp: str, rows: int,
         columns.setdefault(name, pa.array([kind()] * rows) if kind in (int, float, str, bool) else pa.nulls(rows))
     for key in service.keys:
         columns.setdefault(key, pa.nulls(rows))
-    at = rng.choice(np.stack(moments), axis=0) if moments else np.zeros(rows, dtype=np.int64)
+    at = np.zeros(rows, dtype=np.int64)
+    if moments:
+        at = np.stack(moments)[rng.integers(0, len(moments), rows), np.arange(rows)]
     columns[timestamp] = pa.array(at, pa.int64()).cast(INSTANT)
     return pa.table(columns)
 
