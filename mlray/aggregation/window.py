@@ -18,6 +18,7 @@ A query in nanoseconds never sees the future: the ends that exclude use ceil(p),
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -73,6 +74,7 @@ def microseconds(duration: timedelta) -> int:
     return length
 
 
+@lru_cache(maxsize=4096)
 def duration_name(length: int) -> str:
     """`length` microseconds in the largest unit that divides it: 86_400_000_000 -> '1d'."""
     unit, size = next((unit, size) for unit, size in _UNITS if length % size == 0)

@@ -108,10 +108,20 @@ class _Evaluation:
         return zip(map(feature.feature_name, feature.spans), self._windows(feature), strict=True)
 
     def _latest(self, column: str) -> pa.Array:
-        row = self.latest_row
-        index = row if self.events.rows is None or not len(self.events.rows) else self.events.rows[row]
-        found = self.events.table.column(column).take(pa.array(index, mask=row == NOWHERE))
+        found = self.events.table.column(column)
+        if self._latest_index is not None:
+            found = found.take(self._latest_index)
         return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+    @cached_property
+    def _latest_index(self) -> pa.Array | None:
+        """Per query its row of the table, null for none; None where they are the table's rows as they lie."""
+        row, rows = self.latest_row, self.events.rows
+        index = row if rows is None or not len(rows) else rows[row]
+        none = row == NOWHERE
+        if len(index) == self.events.table.num_rows and not none.any() and (index == np.arange(len(index))).all():
+            return None
+        return pa.array(index, mask=none)
 
     @cached_property
     def latest_row(self) -> Ranges:

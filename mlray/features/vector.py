@@ -1,6 +1,6 @@
 """From the answers of views to one feature vector per row: renamed, joined with request fields, on-demand computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mlray.aggregation.window import Instants
 from mlray.errors import SchemaError, TransformationFailed
 from mlray.features.on_demand import AT, OnDemand
-from mlray.features.service import FeatureService, item_names
-from mlray.features.source import REQUEST_TYPES, RequestSource
+from mlray.features.service import FeatureService, Item, item_names
+from mlray.features.source import REQUEST_TYPES, RequestFields, RequestSource
 from mlray.features.types import INSTANT
 from mlray.features.view import BoundView
 
@@ -26,6 +26,7 @@ _ARROW = {
 }
 
 Answers = Mapping[BoundView, pa.Table]
+Columns = Mapping[str, pa.ChunkedArray]
 
 
 def vector_schema(service: FeatureService, views: Mapping[str, pa.Schema]) -> pa.Schema:
@@ -54,31 +55,51 @@ def assemble(service: FeatureService, answers: Answers, request: pa.Table, at: I
 
     answers: per reading of a view its features under the view's names; request: see `request_fields`; at: q.
     """
-    known = {name: request.column(name) for name in request.column_names}
-    views = {read: {here: answers[read].column(name) for name, here in read.renamed.items()} for read in service.reads}
-    out: dict[str, pa.ChunkedArray] = {}
-    for item in service.items:
-        if isinstance(item, OnDemand):
-            out[item.name] = _computed(item, views, known, at)
-        else:
-            source = views[item.whole] if isinstance(item, BoundView) else known
-            out |= {name: source[name] for name in item_names(item)}
-    return pa.table(out)
+    assembly = Assembly(service)
+    return assembly.vectors([answers[read] for read in assembly.reads], request, at)
 
 
-def _computed(
-    function: OnDemand,
-    views: Mapping[BoundView, Mapping[str, pa.ChunkedArray]],
-    request: Mapping[str, pa.ChunkedArray],
-    at: Instants,
-) -> pa.Array:
-    inputs: dict[str, pa.ChunkedArray] = {}
-    for source in function.inputs:
-        inputs |= (
-            {n: request[n] for n in source.schema if n in request}
-            if isinstance(source, RequestSource)
-            else (views[source.whole])
-        )
+class Assembly:
+    """A service's vectors, made ready to be put together often. reads: each reading of a view, once."""
+
+    def __init__(self, service: FeatureService) -> None:
+        self.reads = service.reads
+        self._renamed = [list(read.renamed.items()) for read in self.reads]
+        place = {read: i for i, read in enumerate(self.reads)}
+        parts: list[tuple[Item, Sequence[int | RequestSource]]] = []
+        for item in service.items:
+            sources = item.inputs if isinstance(item, OnDemand) else (item,)
+            parts.append((item, [place[s.whole] if isinstance(s, BoundView) else _source(s) for s in sources]))
+        self._parts = [(item, item_names(item), sources) for item, sources in parts]
+
+    def vectors(self, answers: Sequence[pa.Table], request: pa.Table, at: Instants) -> pa.Table:
+        """As `assemble`; answers: in the order of `reads`."""
+        known = {name: request.column(name) for name in request.column_names}
+        views = [
+            {here: answer.column(name) for name, here in renamed}
+            for answer, renamed in zip(answers, self._renamed, strict=True)
+        ]
+        out: dict[str, pa.ChunkedArray] = {}
+        for item, names, sources in self._parts:
+            columns: dict[str, pa.ChunkedArray] = {}
+            for source in sources:
+                columns |= views[source] if isinstance(source, int) else _fields(source, known)
+            if isinstance(item, OnDemand):
+                out[item.name] = _computed(item, columns, at)
+            else:
+                out |= {name: columns[name] for name in names}
+        return pa.table(out)
+
+
+def _source(part: RequestFields | RequestSource) -> RequestSource:
+    return part.source if isinstance(part, RequestFields) else part
+
+
+def _fields(source: RequestSource, request: Columns) -> Columns:
+    return {name: request[name] for name in source.schema if name in request}
+
+
+def _computed(function: OnDemand, inputs: Columns, at: Instants) -> pa.Array:
     arguments = [_instants(at) if p == AT else to_numpy(inputs[p]) for p in function.parameters]
     who = f"on-demand feature {function.name}"
     try:

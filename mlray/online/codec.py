@@ -65,6 +65,8 @@ class Layout:
         self._array = np.dtype(
             [("valid", "u1", (self._flags,)), *((f"c{i}", _numpy(cell.code)) for i, cell in enumerate(cells))]
         )
+        head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8")]
+        self._single = np.dtype([*head, ("row", self._array)])
         self._full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
         self._head = _FIXED.size + _LENGTH.size * len(self._long)
 
@@ -98,16 +100,30 @@ class Layout:
 
     def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, list[Header]]:
         """All rows of the values, one after another, and the header of each value."""
-        headers = [self.header(value) for value in values]
-        width, head = self._array.itemsize, self._head
-        ends = [head + width * header.rows for header in headers]
-        joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
-        rows = np.frombuffer(joined, dtype=self._array)
-        heaps = self._heaps(values, ends)
+        headers, rows, heaps = self._alike(values) or self._each(values)
         columns = [self._column(i, rows, heaps.get(i, b"")) for i in range(len(self._cells))]
         if not columns:
             return pa.table({"": pa.nulls(len(rows))}).select([]), headers
         return pa.Table.from_arrays(columns, schema=self.schema), headers
+
+    def _alike(self, values: Sequence[bytes]) -> tuple[list[Header], NDArray[Any], dict[int, bytes]] | None:
+        """Values of one row each, without long columns, as one array; None where there are others."""
+        size = self._head + self._array.itemsize
+        if self._long or not values or any(len(value) != size for value in values):
+            return None
+        whole = np.frombuffer(b"".join(values), self._single)
+        if not ((whole["format"] == FORMAT) & (whole["schema"] == self.id) & (whole["rows"] == 1)).all():
+            return None
+        flags, until = whole["flags"].tolist(), whole["until"].tolist()
+        return [Header(flag, 1, moment) for flag, moment in zip(flags, until, strict=True)], whole["row"], {}
+
+    def _each(self, values: Sequence[bytes]) -> tuple[list[Header], NDArray[Any], dict[int, bytes]]:
+        """(headers; rows of all values; per long column their bytes)."""
+        headers = [self.header(value) for value in values]
+        width, head = self._array.itemsize, self._head
+        ends = [head + width * header.rows for header in headers]
+        joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
+        return headers, np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
 
     def plain(self, value: bytes) -> tuple[Header, list[list[Any]]]:
         """One value's columns as Python lists: None for null; decimals unscaled, times and dates as integers."""
@@ -126,6 +142,9 @@ class Layout:
 
     def _lists(self, value: bytes, rows: int) -> tuple[Sequence[Any] | None, list[list[Any]]]:
         """(the flags of each row, None where no cell is null; the cells as they lie)."""
+        if rows == 1:
+            flag, *cells = self._row.unpack_from(value, self._head)
+            return (None if flag == self._full else (flag,)), [[cell] for cell in cells]
         if rows <= _FEW:
             found = list(self._row.iter_unpack(value[self._head : self._head + self._array.itemsize * rows]))
             columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in range(len(self._cells) + 1)]

@@ -22,6 +22,8 @@ def key_bytes(keys: pa.Table) -> list[bytes]:
     columns = [column.to_pylist() for column in keys.columns]
     if not columns:
         return [b""] * keys.num_rows
+    if len(columns) == 1 and keys.schema.field(0).type == pa.int64():
+        return [_INTEGER + value.to_bytes(8, "big", signed=True) for value in columns[0]]
     return [b"".join(_part(value) for value in row) for row in zip(*columns, strict=True)]
 
 
@@ -31,8 +33,7 @@ def plain_key(values: Sequence[Any], types: Sequence[pa.DataType]) -> bytes | No
     for value, kind in zip(values, types, strict=True):
         if value is None:
             return None
-        expected = _EXACT.get(kind)
-        if expected is None or type(value) is not expected:
+        if type(value) is not _EXACT.get(kind):
             raise SchemaError(f"{value!r} is not simply {kind}")
         parts.append(_INTEGER + value.to_bytes(8, "big", signed=True) if isinstance(value, int) else _part(value))
     return b"".join(parts)

@@ -87,6 +87,9 @@ class Written:
     keys: int = 0
     bytes: int = 0
 
+    def __add__(self, other: "Written") -> "Written":
+        return Written(self.rows + other.rows, self.keys + other.keys, self.bytes + other.bytes)
+
     def plus(self, found: Sequence[Cell], rows: int) -> "Written":
         size = sum(len(cell.key) + len(cell.value) for cell in found)
         return Written(self.rows + rows, self.keys + len(found), self.bytes + size)

@@ -5,9 +5,9 @@ are answered one by one in plain Python (`one`), many together in columns (`feat
 bits, and where the first cannot answer, the second does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,9 +21,9 @@ from mlray.features.evaluate import Queries, evaluate
 from mlray.features.order import prepare
 from mlray.features.service import FeatureService
 from mlray.features.single import to_arrow
-from mlray.features.vector import assemble, request_fields
+from mlray.features.vector import Assembly, request_fields
 from mlray.features.view import BoundView
-from mlray.online.cells import shape_of, stored
+from mlray.online.cells import Shape, shape_of, stored
 from mlray.online.encoding import key_bytes, plain_key
 from mlray.online.one import One
 from mlray.online.record import ViewState, read_state, space
@@ -62,9 +62,58 @@ class _View:
         return [events.field(key).type for key in self.bound.view.keys]
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the key's parts, in the rows of a request."""
+        return self.bound.spine_keys
+
+    @cached_property
+    def shape(self) -> Shape:
+        return shape_of(self.bound.view, self.state.events)
+
+    @cached_property
     def one(self) -> One | None:
         """Answers single queries; None where the view needs columns."""
-        return One.of(shape_of(self.bound.view, self.state.events))
+        return One.of(self.shape)
+
+    def plain_keys(self, rows: pa.Table | Rows) -> list[bytes | None] | None:
+        """Per row its key, None for one with a null; None for all where a value is not simply of the stored type."""
+        names, types = self.names, self.types
+        if not isinstance(rows, pa.Table):
+            try:
+                return [plain_key([row[name] for name in names], types) for row in rows]
+            except (KeyError, SchemaError, OverflowError):
+                return None
+        for name, kind in zip(names, types, strict=True):
+            if name not in rows.column_names or rows.column(name).type != kind:
+                return None
+        parts = [rows.column(name).to_pylist() for name in names]
+        try:
+            return [plain_key(key, types) for key in zip(*parts, strict=True)] if names else [b""] * rows.num_rows
+        except SchemaError:
+            return None
+
+    def answers(
+        self, keys: Sequence[bytes | None], cells: Sequence[Sequence[Cell]], moments: Sequence[tuple[int, int, bool]]
+    ) -> list[list[Any]] | None:
+        """One by one; None where the cells of a key need columns. moments: floor and ceil of q, and whether it is one.
+
+        cells: those of the keys that are not None.
+        """
+        one, reach, found = self.one, self.state.reach, iter(cells)
+        assert one is not None
+        answers = []
+        for key, (floor, ceil, valid) in zip(keys, moments, strict=True):
+            of_key = next(found) if key is not None else ()
+            if key is None or not valid:
+                answers.append(one.nothing)
+                continue
+            if reach is not None and floor < reach:
+                raise _too_early(self, floor)
+            answer = one.answer(of_key, floor, ceil)
+            if answer is None:
+                return None
+            answers.append(answer)
+        return answers
 
 
 @dataclass(frozen=True)
@@ -82,59 +131,67 @@ class Vectors:
     """The feature vectors of a request, one per row: typed (`to_arrow`) or as plain Python (`to_pylist`)."""
 
     service: FeatureService
-    rows: pa.Table | Rows
+    assembly: Assembly
+    rows: Callable[[], pa.Table]
     at: Instants
     table: pa.Table | None = None
     plain: Sequence[tuple[_View, Sequence[list[Any]]]] = ()
+    places: Mapping[str, int] | None = None
+    """Where in the answers of all views a feature stands; None where not every feature is a view's."""
 
     def to_arrow(self) -> pa.Table:
         if self.table is not None:
             return self.table
-        rows = self.rows if isinstance(self.rows, pa.Table) else _table(self.service, self.rows)
-        answers = {}
+        answers = []
         for view, found in self.plain:
             assert view.one is not None
             columns = [[values[i] for values in found] for i in range(len(view.one.names))]
             made = [to_arrow(column, kind) for column, kind in zip(columns, view.one.types, strict=True)]
-            answers[view.bound] = pa.table(made, names=view.one.names)
-        return assemble(self.service, answers, request_fields(self.service, rows), self.at)
+            answers.append(pa.table(made, names=view.one.names))
+        return self.assembly.vectors(answers, request_fields(self.service, self.rows()), self.at)
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        whole = self.table is None and all(isinstance(item, BoundView) for item in self.service.items)
-        if not whole or not all(view.one is not None and view.one.plain for view, _ in self.plain):
+        if self.places is None or not all(view.one is not None and view.one.plain for view, _ in self.plain):
             found: list[dict[str, Any]] = self.to_arrow().to_pylist()
             return found
-        out: list[dict[str, Any]] = [{} for _ in range(len(self.at))]
-        names = self.service.names
-        for view, answers in self.plain:
-            here = list(view.bound.renamed.values())
-            for row, values in zip(out, answers, strict=True):
-                row.update(zip(here, values, strict=True))
-        return [{name: row[name] for name in names} for row in out]
+        rows = zip(*(answers for _, answers in self.plain), strict=True)
+        whole = [[value for values in row for value in values] for row in rows]
+        return [{name: row[place] for name, place in self.places.items()} for row in whole]
 
 
 class Reader:
     """A service's reads of one store. Safe to share between threads.
 
-    few: rows up to which each is answered by itself; 0: all in columns.
+    few: rows up to which each is answered by itself; 0: all in columns. as_table: makes a table of rows in Python.
     """
 
-    def __init__(self, store: OnlineStore, service: FeatureService, *, few: int = FEW) -> None:
-        self.store, self.service, self._few = store, service, few
+    def __init__(
+        self, store: OnlineStore, service: FeatureService, *, few: int = FEW,
+        as_table: Callable[[Rows], pa.Table] = pa.Table.from_pylist,
+    ) -> None:  # fmt: skip
+        self.store, self.service, self._few, self._as_table = store, service, few, as_table
         self._reads = service.reads
         self._spaces = [space(bound.view) for bound in self._reads]
         self._views: list[_View] = []
+        self._places, self._assembly = _places(service), Assembly(service)
 
     def read(self, rows: pa.Table | Rows, at: Instants, *, status: Asked = False) -> Vectors:
         """One vector per row, in order, as `get_features` describes."""
-        views = self._views or self._looked_up()
         if len(at) <= self._few and not status:
-            vectors = self._one_by_one(views, rows, at)
+            vectors = self._one_by_one(self._views or self._looked_up(), rows, at)
             if vectors is not None:
                 return vectors
-        table = rows if isinstance(rows, pa.Table) else _table(self.service, rows)
+        views = self._views or self._looked_up()
+        table = rows if isinstance(rows, pa.Table) else self._as_table(rows)
         while True:
-            asked = [_ask(view, table, at) for view in views]
+            try:
+                keys = _Keys(table)
+                asked = [_Asked(view, *keys.of(view)) for view in views]
+            except SchemaError:
+                if self._looked_up() == views:  # else the keys have another type by now
+                    raise
+                views = self._views
+                continue
             found = self.store.read([(name, a.keys) for name, a in zip(self._spaces, asked, strict=True)])
             if all(held.state == view.raw for held, view in zip(found, views, strict=True)):
                 return self._in_columns(asked, [held.cells for held in found], table, at, status)
@@ -144,48 +201,40 @@ class Reader:
         """None where a view or the cells of a key need columns, or a record has changed meanwhile."""
         if not all(view.one for view in views):
             return None
-        keys = [_plain_keys(view, rows) for view in views]
-        if any(of_view is None for of_view in keys):
+        keys = [view.plain_keys(rows) for view in views]
+        if None in keys:
             return None
         asked = [[key for key in of_view or () if key is not None] for of_view in keys]
         found = self.store.read(list(zip(self._spaces, asked, strict=True)))
-        floor, ceil, valid = at.floor.tolist(), at.ceil.tolist(), at.valid.tolist()
+        moments = list(zip(at.floor.tolist(), at.ceil.tolist(), at.valid.tolist(), strict=True))
         plain = []
         for view, held, of_view in zip(views, found, keys, strict=True):
             if held.state != view.raw:
                 self._renewed([each.state for each in found])
                 return None
-            cells, answers = iter(held.cells), list[list[Any]]()
-            for i, key in enumerate(of_view or ()):
-                one, of_key = view.one, next(cells) if key is not None else []
-                assert one is not None
-                if key is None or not valid[i]:
-                    answers.append(one.nothing)
-                    continue
-                if view.state.reach is not None and floor[i] < view.state.reach:
-                    raise _too_early(view, floor[i])
-                answer = one.answer(of_key, floor[i], ceil[i])
-                if answer is None:
-                    return None
-                answers.append(answer)
+            answers = view.answers(of_view or (), held.cells, moments)
+            if answers is None:
+                return None
             plain.append((view, answers))
-        return Vectors(self.service, rows, at, plain=plain)
+        table = partial(self._as_table, rows) if not isinstance(rows, pa.Table) else lambda: rows
+        return Vectors(self.service, self._assembly, table, at, plain=plain, places=self._places)
 
     def _in_columns(
         self, asked: list[_Asked], cells: list[list[list[Cell]]], rows: pa.Table, at: Instants, status: Asked
     ) -> Vectors:
-        answers, told = {}, []
+        answers, told = list[pa.Table](), list[Status]()
         for a, found in zip(asked, cells, strict=True):
-            bound, held = a.view.bound, stored(shape_of(a.view.bound.view, a.view.state.events), found)
+            _check_reach(a, at)
+            bound, held = a.view.bound, stored(a.view.shape, found)
             events = prepare(bound.view, held.rows, held.codes)
             queries = Queries(a.codes, at, a.complete)
-            answers[bound] = evaluate(bound.view, events, queries)
+            answers.append(evaluate(bound.view, events, queries))
             if status:
-                told.append(Status(bound, a.view.state, at, answers[bound], newest(bound.view, events, queries)))
-        vectors = assemble(self.service, answers, request_fields(self.service, rows), at)
+                told.append(Status(bound, a.view.state, at, answers[-1], newest(bound.view, events, queries)))
+        vectors = self._assembly.vectors(answers, request_fields(self.service, rows), at)
         for one in told:
             vectors = one.beside(vectors, values=status == "values")
-        return Vectors(self.service, rows, at, vectors)
+        return Vectors(self.service, self._assembly, lambda: rows, at, vectors)
 
     def _looked_up(self) -> list[_View]:
         return self._renewed([held.state for held in self.store.read([(name, []) for name in self._spaces])])
@@ -200,54 +249,62 @@ class Reader:
         return views
 
 
-def _ask(view: _View, rows: pa.Table, at: Instants) -> _Asked:
-    bound, who = view.bound, f"feature view {view.bound.view.name}"
-    missing = [k for k in bound.spine_keys if k not in rows.column_names]
-    if missing:
-        raise SchemaError.missing_column(who, missing[0], "the rows", rows.column_names)
-    columns = [
-        typed_keys.spine_key(rows.column(here), here, kind, who)
-        for here, kind in zip(bound.spine_keys, view.types, strict=True)
-    ]
-    complete = typed_keys.complete(columns, rows.num_rows)
-    if view.state.reach is not None:
-        early = complete & at.valid & (at.floor < view.state.reach)
+class _Keys:
+    """The keys of a request, made once for all views that are read by the same columns."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows
+        self._made: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], _Found] = {}
+
+    def of(self, view: _View) -> "_Found":
+        how = (view.names, tuple(view.types))
+        if how not in self._made:
+            self._made[how] = self._find(view)
+        return self._made[how]
+
+    def _find(self, view: _View) -> "_Found":
+        who, rows = f"feature view {view.bound.view.name}", self.rows
+        missing = [name for name in view.names if name not in rows.column_names]
+        if missing:
+            raise SchemaError.missing_column(who, missing[0], "the rows", rows.column_names)
+        columns = [
+            typed_keys.spine_key(rows.column(name), name, kind, who)
+            for name, kind in zip(view.names, view.types, strict=True)
+        ]
+        complete = typed_keys.complete(columns, rows.num_rows)
+        table = pa.table(columns, names=[str(i) for i in range(len(columns))]) if columns else rows.select([])
+        keys, codes = _distinct_keys(table, complete)
+        return keys, codes, complete
+
+
+_Found: TypeAlias = tuple[list[bytes], NDArray[np.int64], NDArray[np.bool_]]
+"""The distinct keys; per row its position among them; whether it has one."""
+
+
+def _check_reach(asked: _Asked, at: Instants) -> None:
+    reach = asked.view.state.reach
+    if reach is not None:
+        early = asked.complete & at.valid & (at.floor < reach)
         if early.any():
-            raise _too_early(view, int(at.floor[early].min()))
-    table = pa.table(columns, names=[str(i) for i in range(len(columns))]) if columns else rows.select([])
-    keys, codes = _distinct_keys(table, complete)
-    return _Asked(view, keys, codes, complete)
+            raise _too_early(asked.view, int(at.floor[early].min()))
 
 
 def _distinct_keys(table: pa.Table, complete: NDArray[np.bool_]) -> tuple[list[bytes], NDArray[np.int64]]:
     """The keys without nulls, each once, and per row its position among them (0 for an incomplete one: not asked)."""
-    position: dict[bytes, int] = {}
-    asked = key_bytes(table.filter(pa.array(complete)))
-    found = np.array([position.setdefault(key, len(position)) for key in asked], dtype=np.int64)
+    asked = key_bytes(table if complete.all() else table.filter(pa.array(complete)))
+    position = {key: i for i, key in enumerate(dict.fromkeys(asked))}
     codes = np.zeros(len(complete), dtype=np.int64)
-    codes[complete] = found
+    codes[complete] = [position[key] for key in asked]
     return list(position), codes
 
 
-def _plain_keys(view: _View, rows: pa.Table | Rows) -> list[bytes | None] | None:
-    """Per row its key, None for one with a null; None for all where a value is not simply of the stored type."""
-    names = view.bound.spine_keys
-    if isinstance(rows, pa.Table):
-        if any(name not in rows.column_names or rows.column(name).type != kind
-               for name, kind in zip(names, view.types, strict=True)):  # fmt: skip
-            return None
-        parts = [rows.column(name).to_pylist() for name in names]
-        return [plain_key(key, view.types) for key in zip(*parts, strict=True)] if names else [b""] * rows.num_rows
-    try:
-        return [plain_key([row[name] for name in names], view.types) for row in rows]
-    except (KeyError, SchemaError, OverflowError):
+def _places(service: FeatureService) -> dict[str, int] | None:
+    """Where each feature stands among all features of all readings; None where one is no view's."""
+    if not all(isinstance(item, BoundView) for item in service.items):
         return None
-
-
-def _table(service: FeatureService, rows: Rows) -> pa.Table:
-    names = dict.fromkeys([*service.keys, *service.request])
-    found = {name: pa.array([row[name] for row in rows]) for name in names if all(name in row for row in rows)}
-    return pa.table(found) if found else pa.table({"": pa.nulls(len(rows))})
+    every = [(read, name) for read in service.reads for name in read.renamed.values()]
+    at = {pair: place for place, pair in enumerate(every)}
+    return {name: at[item.whole, name] for item in service.items if isinstance(item, BoundView) for name in item.names}
 
 
 def _too_early(view: _View, floor: int) -> TimeError:

@@ -17,7 +17,7 @@ from mlray.features.on_demand import OnDemand
 from mlray.features.service import FeatureService
 from mlray.features.types import INSTANT, instants
 from mlray.features.vector import request_fields
-from mlray.online.retrieval import get_features
+from mlray.online.retrieval import Reader, get_features
 from mlray.online.state import state_of
 from mlray.online.store import OnlineStore
 from mlray.registry.model_version import ModelVersion
@@ -46,8 +46,10 @@ class Predictor:
     store: OnlineStore
     current: FeatureService | None = None
     _checked: list[pa.Schema] = field(default_factory=list, init=False, repr=False, compare=False)
+    _reader: Reader = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_reader", Reader(self.store, self.service))
         check_pinned(self.version, self.service, self.current)
         if self.model.signature.inputs != self.version.signature["inputs"]:
             raise CorruptArtifact(
@@ -56,7 +58,7 @@ class Predictor:
 
     def predict(self, rows: pa.Table, at: Instants) -> Predictions:
         """One score per row: its features as of `at`, then the model. Takes and raises what `get_features` does."""
-        vectors = get_features(self.store, self.service, rows, at)
+        vectors = self._reader.read(rows, at).to_arrow()
         if vectors.schema not in self._checked:
             check_vectors(self.version, vectors.schema)
             self._checked[:] = [vectors.schema]
