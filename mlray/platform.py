@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from mlray import cluster
@@ -29,7 +30,7 @@ from mlray.offline.layout import LaidOut, lay_out
 from mlray.offline.plan import Strategy
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
-from mlray.online.retrieval import get_features
+from mlray.online.retrieval import Reader, Vectors
 from mlray.online.state import has_state
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from mlray.training.run import Run
     from mlray.training.trainer import Trainer
 
+_READERS = 64
+"""Services whose reader is kept."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,15 +60,21 @@ class Platform:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._readers: dict[int, Reader] = {}
 
     @cached_property
     def applied(self) -> Applied:
         """The definitions in force."""
         return Applied(self.settings.lake)
 
-    @cached_property
+    @property
     def online(self) -> OnlineStore:
-        """The online store."""
+        """The online store; ConfigError where it belongs to one machine and the joined Ray cluster has several."""
+        cluster.check_store(self.settings.online)
+        return self._store
+
+    @cached_property
+    def _store(self) -> OnlineStore:
         return open_store(self.settings.online)
 
     @cached_property
@@ -176,14 +185,31 @@ class Platform:
         return done
 
     def get_features(
-        self, service: FeatureService | str, rows: Any, *, at: Any = None, status: bool = False
+        self, service: FeatureService | str, rows: Any, *, at: Any = None, status: bool | Literal["values"] = False
     ) -> pa.Table:
-        """One feature vector per row, in order, as of `at`: an aware datetime, one time per row, or None for now."""
+        """One feature vector per row, in order, as of `at`: an aware datetime, one time per row, or None for now.
+
+        status: adds per view its status and the time of its newest event, with "values" also each feature's status.
+        """
+        return self.read_features(service, rows, at=at, status=status).to_arrow()
+
+    def read_features(
+        self, service: FeatureService | str, rows: Any, *, at: Any = None, status: bool | Literal["values"] = False
+    ) -> Vectors:
+        """`get_features` before it is made into an Arrow table: `to_pylist()` of a few rows is far faster."""
         known = self._service(service)
-        table = in_memory(rows)
-        if not table.num_rows:
-            table = pa.table({name: pa.nulls(0) for name in [*known.keys, *known.request]})
-        return get_features(self.online, known, table, _instants(at, table.num_rows), status=status)
+        given = rows if _are_dicts(rows) else in_memory(rows)
+        if not len(given):
+            given = pa.table({name: pa.nulls(0) for name in [*known.keys, *known.request]})
+        return self._reader(known).read(given, _instants(at, len(given)), status=status)
+
+    def _reader(self, service: FeatureService) -> Reader:
+        """Kept, for it holds what was compiled for the service."""
+        if id(service) not in self._readers:
+            if len(self._readers) >= _READERS:
+                self._readers.clear()
+            self._readers[id(service)] = Reader(self.online, service, as_table=in_memory)
+        return self._readers[id(service)]
 
     def verify(
         self,
@@ -279,13 +305,17 @@ class Platform:
 
 def _instants(at: Any, rows: int) -> Instants:
     if at is None or isinstance(at, datetime):
-        moment = _us(_aware("at", at) if at is not None else _now())
-        at = pa.array([moment] * rows, pa.int64()).cast(INSTANT)
-    elif not isinstance(at, pa.Array | pa.ChunkedArray):
+        moment = np.full(rows, _us(_aware("at", at) if at is not None else _now()))
+        return Instants(moment, moment, np.ones(rows, dtype=np.bool_))
+    if not isinstance(at, pa.Array | pa.ChunkedArray):
         at = pa.array([None if t is None else _us(_aware("at", t)) for t in _each(at)], pa.int64()).cast(INSTANT)
     if len(at) != rows:
         raise TimeError(f"at has {len(at)} instants for {rows} rows; give one, or one per row")
     return instants(at, "at")
+
+
+def _are_dicts(rows: Any) -> bool:
+    return isinstance(rows, list) and all(type(row) is dict for row in rows)
 
 
 def _each(at: Any) -> Sequence[Any]:
