@@ -5,7 +5,7 @@ import os
 
 import ray
 
-from mlray.errors import RayUnavailable
+from mlray.errors import ConfigError, RayUnavailable
 
 NAMESPACE = "mlray"
 
@@ -58,6 +58,18 @@ def join(address: str | None, local_cpus: int | None = None) -> None:
             "into /tmp/ray/session_latest/logs"
         ) from error
     _started_here = cpus is not None
+
+
+def check_store(online: str) -> None:
+    """ConfigError where the online store belongs to one machine and the joined cluster has several nodes."""
+    if not online.startswith("lmdb://") or not ray.is_initialized():
+        return
+    alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if alive > 1:
+        raise ConfigError(
+            f"online='{online}': LMDB belongs to one machine and this Ray cluster has {alive} nodes, which would each "
+            "see another store; use redis://host:6379/0"
+        )
 
 
 def ends_with_process() -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -114,9 +113,8 @@ def check(served: Served) -> None:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"serve: name one version of each model, at least one; got {_names(served) or 'none'}")
     if served.online.startswith("memory://"):
-        raise ConfigError(f"online='{served.online}' lives in one process, a server is another; use lmdb://")
-    if served.online.startswith("lmdb://") and sum(node["Alive"] for node in _nodes()) > 1:
-        raise ConfigError(f"online='{served.online}': LMDB is for one machine and this cluster has several; use redis://")
+        raise ConfigError(f"online='{served.online}' lives in one process, a server is another; use lmdb:// or redis://")
+    cluster.check_store(served.online)
     store, artifacts = open_store(served.online), ArtifactStore(served.artifacts)
     try:
         for version in served.versions:
@@ -205,10 +203,3 @@ def _said() -> str:
 
 def _names(served: Served) -> str:
     return ", ".join(version.reference for version in served.versions)
-
-
-def _nodes() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return found
-
-

@@ -75,6 +75,8 @@ def perform(platform: ml.Platform, asked: dict[str, Any]) -> dict[str, Any]:
     if "layout" in asked:
         platform.applied_diff(service)
         return {"laid_out": [made.version for made in platform.layout(asked["layout"])]}
+    if "online" in asked:
+        return {"spaces": ml.connect(ml.Settings(online=asked["online"])).online.spaces()}
     ts = platform.build_training_set(service, asked["spine"], join=asked["join"])
     if "rows" in asked:
         feather.write_feather(ts.to_arrow(), asked["rows"], compression="uncompressed")

@@ -75,6 +75,19 @@ def test_more_nodes_give_the_same_bits(count: int, nodes: Nodes, alone: pa.Table
     assert repr(nodes.rows("auto").to_pylist()) == repr(alone.to_pylist())
 
 
+def test_an_online_store_of_one_machine_is_refused_where_there_are_several(
+    nodes: Nodes, redis_url: str, tmp_path: Path
+) -> None:
+    nodes.grow(2)
+    nodes.builder.ask(online=f"lmdb://{tmp_path}/online")
+    refused = nodes.builder.outcome()
+    assert refused["error"] == "ConfigError"
+    assert "LMDB belongs to one machine and this Ray cluster has" in refused["text"]
+    assert "use redis://" in refused["text"]
+    nodes.builder.ask(online=redis_url + "?db=2")
+    assert nodes.builder.outcome() == {"spaces": []}
+
+
 @pytest.mark.parametrize("join", ["shuffle", "co-partitioned"])
 def test_a_node_that_is_killed_changes_nothing_but_the_time(
     join: str, nodes: Nodes, alone: pa.Table, tmp_path: Path
