@@ -36,6 +36,7 @@ from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
 from mlray.serving.prediction_log import logged
 from mlray.settings import Settings
+from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
 from mlray.verify import FRESHNESS, LogVerification, Verification, sampled_spine, verify, verify_log
 
 if TYPE_CHECKING:
@@ -255,6 +256,16 @@ class Platform:
             )
             for version, path in logged(delta.resolve(lake, log), versions)
         ]
+
+    def online_stats(self) -> list[SpaceStats]:
+        """What the online store holds, view by view, by reading all of it."""
+        return space_stats(self.online, self.applied)
+
+    def online_gc(self, *, dry_run: bool = False) -> list[Dropped]:
+        """Drops what the online store holds of definitions that are no longer in force and that no registered model
+        version, in any stage, pins; dry_run: only tells.
+        """
+        return drop_unread(self.online, self.applied, self.registry.list(), dry_run=dry_run)
 
     def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
         """Trains on the training set with Ray Train; see `mlray.training`."""

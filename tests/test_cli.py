@@ -64,6 +64,15 @@ def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path) -> None:
     assert done[0]["bytes"] == done[1]["bytes"] > 0
 
 
+def test_online_stats_show_a_view_and_gc_keeps_what_is_in_force(shop: Path) -> None:
+    done = mlray(shop, "online", "stats", "--json")
+    [paid] = json.loads(done.stdout)["result"]
+    assert (paid["view"], paid["in_force"], paid["keys"], paid["version"]) == ("paid", True, 1, 0)
+    assert (paid["watermark"], paid["newest"]) == ("2026-03-03 00:00:00+00:00", "2026-03-02 12:00:00+00:00")
+    done = mlray(shop, "online", "gc", "--json")
+    assert json.loads(done.stdout) == {"result": [], "spaces": 0, "cells": 0, "bytes": 0}
+
+
 def test_apply_shows_that_nothing_changed(shop: Path) -> None:
     assert "nothing changed" in mlray(shop, "apply").stdout
 

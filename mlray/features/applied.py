@@ -73,11 +73,21 @@ class Applied:
             raise UnknownName.of("source in any applied feature service", name, sources)
         return sources[name]
 
+    def views(self) -> list[FeatureView]:
+        """Every view that some service in force reads, each content once."""
+        return list({view_hash(view): view for service in self._all() for view in service.views}.values())
+
+    def past_views(self) -> list[FeatureView]:
+        """The views of definitions that were in force and are not any more: models may still read them."""
+        paths = [entry["path"] for batch in self._store.list("services/") for entry in batch]
+        services = [self._stored(path) for path in paths if path.endswith(".json")]
+        now = {view_hash(view) for view in self.views()}
+        past = {view_hash(view): view for service in services for view in service.views}
+        return [view for digest, view in past.items() if digest not in now]
+
     def views_of(self, source: DeltaSource) -> list[FeatureView]:
         """Every view over the source's table that some service in force reads, each content once."""
-        mine = (source.name, source.path)
-        views = {view_hash(v): v for s in self._all() for v in s.views if (v.source.name, v.source.path) == mine}
-        return list(views.values())
+        return _reading(source, self.views())
 
     def keys_of(self, source: DeltaSource, entity: Entity | str | None = None) -> list[tuple[str, ...]]:
         """The key columns of an entity (a name: that some service in force uses), or of every view of the source."""
@@ -96,13 +106,8 @@ class Applied:
         return keys
 
     def past_views_of(self, source: DeltaSource) -> list[FeatureView]:
-        """The views over the source's table of definitions no longer in force: models may still read them."""
-        paths = [entry["path"] for batch in self._store.list("services/") for entry in batch]
-        services = [self._stored(path) for path in paths if path.endswith(".json")]
-        now = {view_hash(view) for view in self.views_of(source)}
-        mine = (source.name, source.path)
-        views = {view_hash(v): v for s in services for v in s.views if (v.source.name, v.source.path) == mine}
-        return [view for digest, view in views.items() if digest not in now]
+        """The past views over the source's table."""
+        return _reading(source, self.past_views())
 
     def _stored(self, path: str) -> FeatureService:
         """A definition by its content's path, which never changes."""
@@ -133,6 +138,10 @@ def _local(lake: str) -> LocalStore:
         return LocalStore(Path(lake, _ROOT).absolute(), mkdir=True)
     except (OSError, BaseError) as error:
         raise ConfigError(f"lake='{lake}': nothing can be written there: {error}; name a folder of yours") from error
+
+
+def _reading(source: DeltaSource, views: Iterable[FeatureView]) -> list[FeatureView]:
+    return [view for view in views if (view.source.name, view.source.path) == (source.name, source.path)]
 
 
 def changed_views(before: FeatureService, after: FeatureService) -> list[str]:
