@@ -11,6 +11,7 @@ from mlray import days
 from mlray.features.catalog import service_hash, service_text
 from mlray.online.state import space
 from mlray.online.store import Cell
+from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
 
@@ -93,6 +94,13 @@ def test_a_definition_that_another_service_still_reads_stays(platform: ml.Platfo
     platform.applied.apply(service(1, name="limits"))
     gone = drop_unread(platform.online, platform.applied, [])
     assert [one.definition for one in gone] == [name_of(service(2)).rpartition("-")[2][:12]]
+
+
+def test_a_platform_asks_its_registry_what_is_pinned(platform: ml.Platform) -> None:
+    settings = platform.settings
+    vars(platform)["registry"] = Registry.connect(settings.registry, settings.artifacts, embedded=True)
+    assert len(platform.online_gc(dry_run=True)) == len(platform.online_gc()) == 2
+    assert platform.online.spaces() == [name_of(service(3))]
 
 
 def test_the_definition_in_force_still_answers_after_gc(platform: ml.Platform) -> None:

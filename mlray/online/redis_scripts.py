@@ -27,17 +27,21 @@ class Script:
 
 
 READ = Script("""
--- KEYS: space, cell keys. ARGV: bytes after which it stops (0: never). Gives format, state, and per key its cells.
-local known = redis.call('HMGET', KEYS[1], 'format', 'state')
-local found, size, most = {known[1], known[2]}, 0, tonumber(ARGV[1])
-if not known[1] then return found end
-for i = 2, #KEYS do
-    local cells = redis.call('HGETALL', KEYS[i])
-    found[i + 1] = cells
-    if most > 0 then
-        for j = 1, #cells do size = size + #cells[j] end
-        if size >= most then break end
+-- KEYS: per request its space and its cell keys. ARGV: bytes after which a request is cut short (0: never), and per
+-- request the number of its cell keys. Gives per request format, state, and per key its cells.
+local most, at, found = tonumber(ARGV[1]), 1, {}
+for request = 2, #ARGV do
+    local space, count = redis.call('HMGET', KEYS[at], 'format', 'state'), tonumber(ARGV[request])
+    local answer, size = {space[1], space[2]}, 0
+    for i = 1, space[1] and count or 0 do
+        local cells = redis.call('HGETALL', KEYS[at + i])
+        answer[i + 2] = cells
+        if most > 0 then
+            for j = 1, #cells do size = size + #cells[j] end
+            if size >= most then break end
+        end
     end
+    found[request - 1], at = answer, at + count + 1
 end
 return found
 """)

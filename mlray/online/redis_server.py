@@ -53,28 +53,27 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.name = shown(url)
-        self._client, self._is_cluster = _opened(url)
+        self._client, self.is_cluster = _opened(url)
 
-    def run(self, calls: Sequence[Call], *, together: bool = False) -> list[Any]:
-        """The answers, after one round trip. together: on one snapshot, which a cluster has not."""
-        together = together and not self._is_cluster
+    def run(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers, after one round trip; between two calls others may come."""
         try:
             try:
-                return self._run(calls, together)
+                return self._run(calls)
             except NoScriptError:  # it was started since, or never asked
                 for script in SCRIPTS:
                     self._client.script_load(script.text)
-                return self._run(calls, together)
+                return self._run(calls)
         except (RedisError, RedisClusterException, OSError) as error:
             raise _explained(self.name, error) from error
 
     def close(self) -> None:
         self._client.close()
 
-    def _run(self, calls: Sequence[Call], together: bool) -> list[Any]:
+    def _run(self, calls: Sequence[Call]) -> list[Any]:
         if len(calls) == 1:
             return [self._client.execute_command(*calls[0])]
-        pipeline = self._client.pipeline(transaction=together)
+        pipeline = self._client.pipeline(transaction=False)
         for call in calls:
             pipeline.execute_command(*call)
         answers: list[Any] = pipeline.execute(raise_on_error=False)  # else the error repeats the call, values and all
