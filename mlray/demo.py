@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from mlray import pipeline
+from mlray.online.store import shown
 from mlray.platform import Platform
 from mlray.recipe import Recipe
 
@@ -52,7 +53,7 @@ def run_demo(recipe: Recipe, platform: Platform, note: Note = lambda _: None) ->
     _predict(demo, recipe, platform)
     demo.summary |= {
         "lake": recipe.settings.lake,
-        "online": recipe.settings.online,
+        "online": shown(recipe.settings.online),
         "registry": recipe.settings.registry,
         "artifacts": recipe.settings.artifacts,
         "runs": pipeline.runs_folder(recipe),

@@ -17,7 +17,7 @@ _PREFIX = "MLRAY_"
 
 
 class Settings(BaseSettings):
-    """lake: folder or URL of the Delta tables. online: lmdb://, memory://. registry: sqlite:///, postgresql://.
+    """lake: folder or URL of the Delta tables. online: lmdb://, redis://, memory://. registry: sqlite:///, postgresql://.
 
     artifacts: folder or URL of the checkpoints. ray: address of a cluster (None: RAY_ADDRESS, else a local one).
     What is not given lies under the lake. Relative paths are taken from the current directory, and refused in a

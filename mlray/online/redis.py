@@ -12,7 +12,7 @@ Per space, whose name is percent-encoded, and with it in one slot of a cluster:
 
 A read is one script call, in a cluster one per space: a snapshot. So is a write: whole or absent, for readers, in a
 replica and after a crash. It carries a token: repeated after a broken connection, it is answered as it was the first
-time. A call holds the server up, for 10,000 cells written about 45 ms; who has more, not needed at once, writes in parts.
+time. A call holds the server up, for 10,000 cells written about 45 ms: what need not appear at once comes in parts.
 """
 
 import struct

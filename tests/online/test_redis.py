@@ -1,6 +1,7 @@
 """What only a server can do: be away, restarted, full, locked, shared with others, or a newer one."""
 
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mlray.online.redis_server import Server
 from mlray.online.store import Cell, Held, OnlineStore, open_store, shown
 from tests.redis_server import free_port, redis_call, running, until
 
+NOTE = Path(__file__).parents[2] / "docs" / "design" / "redis.md"
 KEYS = [b"%04d" % i for i in range(500)]
 FORKED = """
 import os, sys
@@ -223,14 +225,18 @@ def test_over_tls_with_a_password_the_certificate_and_the_password_are_checked(t
             assert "s3cret" not in str(refused.value)
 
 
-def test_a_user_who_may_not_ask_for_the_policy_is_told_and_goes_on(
+def test_a_user_needs_the_rights_of_the_note_and_is_told_where_the_policy_cannot_be_seen(
     store: OnlineStore, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis_call(redis_url, "ACL", "SETUSER", "shop", "on", ">pw", "~mlray:*", "+@all", "-@dangerous", "-@admin")
+    rights = re.findall(r"\+[a-z]+(?:\|load)?", NOTE.read_text())
+    redis_call(redis_url, "ACL", "SETUSER", "shop", "reset", "on", ">pw", "~mlray:*", *rights, "-info")
     with caplog.at_level(logging.WARNING), opened(redis_url.replace("//", "//shop:pw@")) as asked:
-        assert asked.write("s", cells(1)) == len(KEYS)
-        assert (seen(store), asked.spaces()) == ({b"1"}, ["s"])
+        for version in (1, 2):
+            assert asked.write("s", cells(version), state=b"", deletes=[(b"0001", b"", 1)]) == len(KEYS)
+        assert (seen(asked), asked.spaces(), asked.stats("s").keys) == ({b"2"}, ["s"], len(KEYS))
+        assert len(list(asked.scan("s"))) == len(KEYS)
         asked.drop("s")
+    assert redis_call(redis_url, "DBSIZE") == 0
     assert "INFO is forbidden; that its maxmemory-policy is noeviction cannot be checked" in caplog.text
 
 
