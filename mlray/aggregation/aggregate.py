@@ -121,6 +121,8 @@ class Aggregate(ABC):
     """Whether `where` filters nothing and is itself the value: 1 where true, 0 elsewhere, of every visible row."""
     invertible: ClassVar[bool] = False
     """Whether `revert` undoes `merge`."""
+    commutative: ClassVar[bool] = False
+    """Whether `merge` gives the same whichever of its sides comes first: then the order of events does not matter."""
 
     def __post_init__(self) -> None:
         if not self.column and self.needs_column:

@@ -88,6 +88,7 @@ class OfTotal(Aggregate):
 
     numeric: ClassVar[bool] = True
     invertible: ClassVar[bool] = True
+    commutative: ClassVar[bool] = True
 
     def partial(self, values: Values) -> Partial:
         return Total.of(values)
@@ -105,6 +106,7 @@ class OfMoments(Aggregate):
 
     numeric: ClassVar[bool] = True
     invertible: ClassVar[bool] = True
+    commutative: ClassVar[bool] = True
 
     def partial(self, values: Values) -> Partial:
         return Moments.of(values)

@@ -17,6 +17,7 @@ class Count(Aggregate):
     result: ClassVar[ResultType] = "int64"
     needs_column: ClassVar[bool] = False
     invertible: ClassVar[bool] = True
+    commutative: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:  # noqa: ARG002
         return Result(hi - lo, np.ones(len(lo), dtype=np.bool_))

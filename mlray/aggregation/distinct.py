@@ -21,6 +21,7 @@ class CountDistinct(Aggregate):
 
     kind: ClassVar[str] = "count_distinct"
     result: ClassVar[ResultType] = "int64"
+    commutative: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         """A value counts where it occurs first in the range: where its previous occurrence lies before lo."""

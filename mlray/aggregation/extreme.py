@@ -18,6 +18,7 @@ class Min(Aggregate):
 
     kind: ClassVar[str] = "min"
     result: ClassVar[ResultType] = "column"
+    commutative: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.minimum, values.array, lo, hi), hi > lo)
@@ -42,6 +43,7 @@ class Max(Aggregate):
 
     kind: ClassVar[str] = "max"
     result: ClassVar[ResultType] = "column"
+    commutative: ClassVar[bool] = True
 
     def over(self, values: Values, lo: Ranges, hi: Ranges) -> Result:
         return Result(extreme(np.maximum, values.array, lo, hi), hi > lo)

@@ -32,6 +32,7 @@ class OrderStatistic(Aggregate):
     result: ClassVar[ResultType] = "float64"
     numeric: ClassVar[bool] = True
     invertible: ClassVar[bool] = True
+    commutative: ClassVar[bool] = True
 
     @property
     @abstractmethod

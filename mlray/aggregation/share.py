@@ -25,6 +25,7 @@ class Share(Aggregate):
     needs_column: ClassVar[bool] = False
     of_condition: ClassVar[bool] = True
     invertible: ClassVar[bool] = True
+    commutative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,13 +7,13 @@ only in data. Codes stand for typed keys; which code a key has is the caller's b
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlray.aggregation.aggregate import Aggregate, Ranges, Values
+from mlray.aggregation.aggregate import Aggregate, Partial, Ranges, Result, Values
 from mlray.aggregation.ranges import prefix_counts
 from mlray.aggregation.timeline import NOWHERE, at_query
 from mlray.aggregation.window import Instants, Times, Window, latest_bounds
@@ -45,18 +45,35 @@ class Queries:
         return Queries(self.codes[index], at, self.answerable[index])
 
 
-def evaluate(view: FeatureView, events: Events, queries: Queries, copies: int = COPIES) -> pa.Table:
+class Before(Protocol):
+    """Older events of which only partials are left."""
+
+    def __call__(self, aggregate: Aggregate, window: Window, code: int, start: int) -> Partial | None:
+        """The partial of those of entity `code` from `start` on (microseconds); None where there are none."""
+
+
+def evaluate(
+    view: FeatureView, events: Events, queries: Queries, copies: int = COPIES, before: Before | None = None
+) -> pa.Table:
     """One row per query, one column per feature of the view, in their order. Raises OverflowInSum naming the view.
 
-    copies: where queries would copy more rows, half of them are answered after the other.
+    copies: where queries would copy more rows, half of them are answered after the other. before: what is left of
+    events that are not among `events`; only of kinds whose merge is commutative.
     """
-    evaluation = _Evaluation(view, events, queries)
+    evaluation = _Evaluation(view, events, queries, before)
     count = len(queries.codes)
     if count > 1 and evaluation.copied() > copies:
         halves = [queries.part(slice(0, count // 2)), queries.part(slice(count // 2, count))]
-        return pa.concat_tables([evaluate(view, events, half, copies) for half in halves]).combine_chunks()
+        return pa.concat_tables([evaluate(view, events, half, copies, before) for half in halves]).combine_chunks()
     columns = {name: column for feature in view.features for name, column in evaluation.columns(feature)}
     return pa.table(columns)
+
+
+def usable(view: FeatureView, events: Events, aggregate: Aggregate) -> tuple[NDArray[np.bool_] | None, Values]:
+    """Which events, in the order of the timeline, the aggregate takes in (None: all), and their values."""
+    none = np.zeros(0, dtype=np.int64)
+    nobody = Queries(none, Instants(none, none, none.astype(np.bool_)), none.astype(np.bool_))
+    return _Evaluation(view, events, nobody)._values(aggregate, None)
 
 
 def view_schema(view: FeatureView, raw: pa.Schema) -> pa.Schema:
@@ -75,8 +92,8 @@ def view_schema(view: FeatureView, raw: pa.Schema) -> pa.Schema:
 class _Evaluation:
     """One call of `evaluate`: what several features share is computed once."""
 
-    def __init__(self, view: FeatureView, events: Events, queries: Queries) -> None:
-        self.view, self.events, self.queries = view, events, queries
+    def __init__(self, view: FeatureView, events: Events, queries: Queries, before: Before | None = None) -> None:
+        self.view, self.events, self.queries, self.before = view, events, queries, before
         self.silent = ~(queries.answerable & queries.instants.valid)
         self._coded: dict[str, Coded] = {}
         self._where: dict[str, NDArray[np.bool_]] = {}
@@ -140,13 +157,41 @@ class _Evaluation:
             raise beyond_int64(self.view.name, aggregate, column.type)
         values, lo, hi = self._input(aggregate)
         try:
-            result = aggregate.over(values, lo, hi)
+            result = self._result(aggregate, values, lo, hi)
         except OverflowInSum as error:
             raise OverflowInSum(f"feature view {self.view.name}: {error}") from error
         size = len(self.silent)
         for i in range(len(aggregate.spans)):
             part = result.part(i * size, (i + 1) * size)
             yield to_arrow(aggregate, column, replace(part, valid=part.valid & ~self.silent))
+
+    def _result(self, aggregate: Aggregate, values: Values, lo: Ranges, hi: Ranges) -> Result:
+        """The aggregate over the ranges, and over what is left of events before them."""
+        if self.before is None or not aggregate.commutative:
+            return aggregate.over(values, lo, hi)
+        old = dict(self._before(aggregate))
+        place = np.fromiter(old, dtype=np.int64, count=len(old))
+        rest = hi.copy()
+        rest[place] = lo[place]
+        result = aggregate.over(values, lo, rest)
+        array, valid = result.array.copy(), result.valid.copy()
+        for i, partial in old.items():
+            part = replace(values, array=values.array[lo[i] : hi[i]], shared={})
+            found = aggregate.finalize(aggregate.merge(partial, aggregate.partial(part)), values)
+            valid[i] = found is not None
+            array[i] = found if found is not None else 0
+        return Result(array, valid)
+
+    def _before(self, aggregate: Aggregate) -> Iterator[tuple[int, Partial]]:
+        """Per place among the ranges of all windows what is left of older events."""
+        assert self.before is not None
+        size = len(self.silent)
+        for i, window in enumerate(aggregate.spans):
+            starts = window.bounds(self.queries.instants, self.view.source.lag_us)[0].tolist()
+            for query in np.flatnonzero(~self.silent).tolist():
+                partial = self.before(aggregate, window, int(self.queries.codes[query]), starts[query])
+                if partial is not None:
+                    yield i * size + query, partial
 
     def _input(self, aggregate: Aggregate) -> tuple[Values, Ranges, Ranges]:
         """The usable values, and the ranges of them that the windows hold: the same objects for the same input."""

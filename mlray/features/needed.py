@@ -21,7 +21,7 @@ def needed(view: FeatureView, events: pa.Table, since: int, codes: Ranges | None
     oldest = np.full(len(times), since - (view.reach or 0)) if view.aggregates else np.full(len(times), since)
     if view.columns:
         codes = distinct(events.select(list(view.keys)))[1] if codes is None else codes
-        oldest = np.minimum(oldest, _newest_before(view, events, since, codes))
+        oldest = np.minimum(oldest, newest_before(view, events, since, codes))
     kept: NDArray[np.bool_] = times >= oldest
     return kept
 
@@ -32,7 +32,7 @@ def needs_all(view: FeatureView) -> bool:
     return view.source.timestamp is None or view.reach is None or withdrawn
 
 
-def _newest_before(view: FeatureView, events: pa.Table, since: int, codes: Ranges) -> Ranges:
+def newest_before(view: FeatureView, events: pa.Table, since: int, codes: Ranges) -> Ranges:
     """Per event the time of its key's newest event that is visible at `since`; the earliest instant where none is.
 
     Without a visible one, any older event may still become known, and then be the newest.

@@ -5,12 +5,14 @@ up to an event time `until`; a row of a batch carries the Delta commit w that br
 exactly if w <= v and its time is <= until; what counts is the base and, of the batches, the rest. So a batch that
 arrives before, after or between loads counts once.
 
-A row is stored without its key, which the cell has, and with the outcome of each aggregate's `where`.
+A row is stored without its key, which the cell has, and with the outcome of each aggregate's `where`. Of old events a
+base may hold partials only (see `tiles`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from mlray.features.view import FeatureView
 from mlray.online.codec import IN_ORDER, Header, Layout, layout_of
 from mlray.online.encoding import key_bytes
 from mlray.online.store import Cell
+from mlray.online.tiles import Tiles, Tiling
 
 COMMIT = "__commit"
 BASE = b"\x00"
@@ -44,6 +47,7 @@ class Shape:
     events: pa.Schema
     base: Layout
     batch: Layout
+    tiling: Tiling | None
 
     def layout(self, cell: Cell) -> Layout:
         return self.base if cell.slot == BASE else self.batch
@@ -56,13 +60,20 @@ def shape_of(view: FeatureView, events: pa.Schema) -> Shape:
     kept = [field for field in events.remove_metadata() if field.name not in view.keys or field.name in read]
     conditions = dict.fromkeys(condition_name(a.where) for a in view.aggregates if a.where)
     stored = pa.schema([*kept, *(pa.field(name, pa.bool_()) for name in conditions)])
-    return Shape(view, events, layout_of(stored), layout_of(stored.append(pa.field(COMMIT, pa.int64()))))
+    batch = layout_of(stored.append(pa.field(COMMIT, pa.int64())))
+    return Shape(view, events, layout_of(stored), batch, Tiling.of(view, events))
 
 
-def base_cells(shape: Shape, events: pa.Table, version: int, until: int) -> Iterator[tuple[Cell, int]]:
-    """Per key its base, with the number of its rows, in the order of the keys' first events."""
+def base_cells(shape: Shape, events: pa.Table, version: int, until: int, since: int) -> Iterator[tuple[Cell, int]]:
+    """Per key its base for reads at `since` and later, with the number of rows that it keeps."""
     codes, keys = _keys(shape.view, events)
-    return cells(shape, with_conditions(shape.view, events), codes, keys, BASE, version, until)
+    rows = with_conditions(shape.view, events)
+    if shape.tiling is None or not rows.num_rows:
+        yield from cells(shape, rows, codes, keys, BASE, version, until)
+        return
+    raw = shape.tiling.raw(rows, codes, since)
+    tails = shape.tiling.tails(rows.filter(pa.array(~raw)), codes[~raw])
+    yield from cells(shape, rows.filter(pa.array(raw)), codes[raw], keys, BASE, version, until, tails)
 
 
 def batch_cells(shape: Shape, events: pa.Table, version: int) -> list[Cell]:
@@ -73,9 +84,10 @@ def batch_cells(shape: Shape, events: pa.Table, version: int) -> list[Cell]:
 
 
 def cells(
-    shape: Shape, rows: pa.Table, codes: Codes, keys: Sequence[bytes], slot: bytes, version: int, until: int
-) -> Iterator[tuple[Cell, int]]:
-    """One cell per key that has rows; `codes`: per row the position of its key."""
+    shape: Shape, rows: pa.Table, codes: Codes, keys: Sequence[bytes], slot: bytes, version: int, until: int,
+    tails: Mapping[int, bytes] = MappingProxyType({}),
+) -> Iterator[tuple[Cell, int]]:  # fmt: skip
+    """One cell per key that has rows; `codes`: per row the position of its key; tails: what else belongs to a key."""
     if not rows.num_rows:
         return
     layout = shape.base if slot == BASE else shape.batch
@@ -89,7 +101,8 @@ def cells(
     unclean = np.add.reduceat(flagged, starts)
     spans = zip(starts.tolist(), [*starts[1:].tolist(), len(of_row)], unclean.tolist(), strict=True)
     for lo, hi, bad in spans:
-        value = encoded.cut(lo, hi, until, 0 if bad or (timeless and hi - lo > 1) else IN_ORDER)
+        flags, tail = 0 if bad or (timeless and hi - lo > 1) else IN_ORDER, tails.get(int(of_row[lo]), b"")
+        value = encoded.cut(lo, hi, until, flags, tail)
         yield Cell(keys[of_row[lo]], slot, version, value), hi - lo
 
 
@@ -111,16 +124,19 @@ def _out_of_order(rows: pa.Table, same: NDArray[np.bool_]) -> Codes:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Events of several keys. codes: per row the position of its key; commits: per row, -1 for the base's."""
+    """Events of several keys. codes: per row the position of its key; commits: per row, -1 for the base's; tiles: what
+    is left of older events, None for nothing.
+    """
 
     rows: pa.Table
     codes: Codes
     commits: Codes
+    tiles: Tiles | None = None
 
     def filtered(self, keep: NDArray[np.bool_]) -> "Stored":
         if keep.all():
             return self
-        return Stored(self.rows.filter(pa.array(keep)), self.codes[keep], self.commits[keep])
+        return Stored(self.rows.filter(pa.array(keep)), self.codes[keep], self.commits[keep], self.tiles)
 
 
 def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
@@ -129,7 +145,7 @@ def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
     batches = [(code, cell) for code, cells in enumerate(found) for cell in cells if cell.slot != BASE]
     rows, headers = shape.base.decode([cell.value for _, cell in bases])
     codes = _repeated([code for code, _ in bases], headers)
-    one = Stored(rows, codes, np.full(len(codes), -1, dtype=np.int64))
+    one = Stored(rows, codes, np.full(len(codes), -1, dtype=np.int64), _tiles(shape, bases, headers))
     if not batches:
         return one
     rows, others = shape.batch.decode([cell.value for _, cell in batches])
@@ -143,7 +159,13 @@ def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
         pa.concat_tables([one.rows, rest.rows]),
         np.concatenate((one.codes, rest.codes)),
         np.concatenate((one.commits, rest.commits)),
+        one.tiles,
     )
+
+
+def _tiles(shape: Shape, bases: Sequence[tuple[int, Cell]], headers: Sequence[Header]) -> Tiles | None:
+    tails = [(code, cell.value[-h.tail :]) for (code, cell), h in zip(bases, headers, strict=True) if h.tail]
+    return shape.tiling.read(tails) if tails and shape.tiling else None
 
 
 def _repeated(codes: Sequence[int], headers: Sequence[Header]) -> Codes:

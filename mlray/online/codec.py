@@ -1,9 +1,11 @@
 """Events as bytes: a header, rows of fixed width, then the bytes of text and other long values, column by column.
 
-    header   format, flags, id of the schema, number of rows, until (see `state`), bytes of each long column
+    header   format, flags, id of the schema, number of rows, until (see `cells`), bytes of the tail, bytes of each
+             long column
     row      one bit per column that says whether it has a value, then the cells, packed, little-endian;
              of a long value its length
     heaps    per long column its values one after another
+    tail     what else belongs to the rows (see `tiles`)
 
 Rows of equal width make many cells one array: a read joins what it found and looks at it as columns, without a loop
 over rows. The schema itself lies in the state of the space; a value names it by an id.
@@ -27,18 +29,19 @@ FORMAT: Final = 2
 IN_ORDER: Final = 1
 """Flag: the rows lie in the order of the contract, and each of them is the current version of its event."""
 
-_FIXED: Final = struct.Struct("<BB4sIq")
+_FIXED: Final = struct.Struct("<BB4sIqI")
 _LENGTH: Final = struct.Struct("<I")
 _FEW: Final = 6
 """Rows up to which they are unpacked one by one: an array costs more to make."""
 
 
 class Header(NamedTuple):
-    """flags: IN_ORDER or 0; rows: how many; until: see `state`."""
+    """flags: IN_ORDER or 0; rows: how many; until: see `cells`; tail: its bytes."""
 
     flags: int
     rows: int
     until: int
+    tail: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Layout:
         self._array = np.dtype(
             [("valid", "u1", (self._flags,)), *((f"c{i}", _numpy(cell.code)) for i, cell in enumerate(cells))]
         )
-        head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8")]
+        head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8"), ("tail", "<u4")]
         self._single = np.dtype([*head, ("row", self._array)])
         self._full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
         self._head = _FIXED.size + _LENGTH.size * len(self._long)
@@ -90,9 +93,9 @@ class Layout:
     def header(self, value: bytes) -> Header:
         """SchemaError where the value is not of this schema."""
         if len(value) >= self._head:
-            form, flags, schema, rows, until = _FIXED.unpack_from(value)
-            if form == FORMAT and schema == self.id and len(value) == self._head + self._size(value, rows):
-                return Header(flags, rows, until)
+            form, flags, schema, rows, until, tail = _FIXED.unpack_from(value)
+            if form == FORMAT and schema == self.id and len(value) == self._head + self._size(value, rows) + tail:
+                return Header(flags, rows, until, tail)
         raise SchemaError(
             f"a stored value of {len(value)} bytes is not of columns {', '.join(self.schema.names)}; materialize the "
             "view again"
@@ -112,7 +115,8 @@ class Layout:
         if self._long or not values or any(len(value) != size for value in values):
             return None
         whole = np.frombuffer(b"".join(values), self._single)
-        if not ((whole["format"] == FORMAT) & (whole["schema"] == self.id) & (whole["rows"] == 1)).all():
+        one = (whole["rows"] == 1) & (whole["tail"] == 0)
+        if not (one & (whole["format"] == FORMAT) & (whole["schema"] == self.id)).all():
             return None
         flags, until = whole["flags"].tolist(), whole["until"].tolist()
         return [Header(flag, 1, moment) for flag, moment in zip(flags, until, strict=True)], whole["row"], {}
@@ -199,14 +203,14 @@ class Encoded:
     heaps: list[memoryview]
     ends: list[NDArray[np.int64]]
 
-    def cut(self, lo: int, hi: int, until: int, flags: int = 0) -> bytes:
+    def cut(self, lo: int, hi: int, until: int, flags: int = 0, tail: bytes = b"") -> bytes:
         """The rows lo..hi - 1 as one value."""
         spans = [(int(ends[lo]), int(ends[hi])) for ends in self.ends]
-        parts: list[bytes | memoryview] = [_FIXED.pack(FORMAT, flags, self.layout.id, hi - lo, until)]
+        parts: list[bytes | memoryview] = [_FIXED.pack(FORMAT, flags, self.layout.id, hi - lo, until, len(tail))]
         parts += [_LENGTH.pack(last - first) for first, last in spans]
         parts.append(self.rows[self.width * lo : self.width * hi])
         parts += [heap[first:last] for heap, (first, last) in zip(self.heaps, spans, strict=True)]
-        return b"".join(parts)
+        return b"".join([*parts, tail])
 
 
 @lru_cache(maxsize=1024)

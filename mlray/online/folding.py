@@ -87,9 +87,9 @@ def _written(shape: Shape, found: Sequence[_Key], since: int | None, applied: in
         held.codes[old], minlength=len(found)
     )
     for code, key in enumerate(found):
-        if key.base and lean[code]:  # half of the base or more has had its day
-            part = held.filtered(old & keep & (held.codes == code))
-            until = shape.base.header(key.base.value).until
+        header = shape.base.header(key.base.value) if key.base else None
+        if key.base and header and lean[code] and not header.tail:  # half of the base or more has had its day
+            part, until = held.filtered(old & keep & (held.codes == code)), header.until
             base = [c for c, _ in cells(shape, part.rows, part.codes, names, BASE, key.base.version, until)]
             made += base or [key.base._replace(value=shape.base.encode(part.rows).cut(0, 0, until))]
     return made

@@ -42,7 +42,7 @@ class Load:
         later = events.num_rows - rows.num_rows
         rows = rows.filter(pa.array(needed(self.view, rows, self.loading.since)))
         waiting, count = list[Cell](), 0
-        for cell, held in base_cells(self._shape, rows, version, until):
+        for cell, held in base_cells(self._shape, rows, version, until, self.loading.since):
             waiting.append(cell)
             count += held
             if count >= _ROWS_PER_WRITE:
@@ -84,7 +84,7 @@ class Load:
             watermark=until if behind or old.watermark is None else max(until, old.watermark),
             gap=gap,
             applied=max(version, old.applied),
-            reach=_reach(self.view, self.loading),
+            reach=_reach(self._shape, self.loading),
             history=until - self.loading.since,
             loading=None,
         )
@@ -105,7 +105,7 @@ def begin(
         asked = _asked(old, schema, Loading(version, latest, until - history, parts))
         begun[:] = [Load(store, view, schema, asked, old)]
         if raw is not None:
-            reach = _later_of(old.reach, _reach(view, asked)) if old.readable else old.reach
+            reach = _later_of(old.reach, _reach(shape_of(view, schema), asked)) if old.readable else old.reach
             store.write(space(view), (), state=replace(old, reach=reach, loading=asked).text(), over=raw)
         return Written()
 
@@ -161,8 +161,9 @@ def _retyped(cell: Cell, before: Shape, after: Shape) -> Cell:
     return cell._replace(value=after.batch.encode(rows).cut(0, rows.num_rows, headers[0].until, headers[0].flags))
 
 
-def _reach(view: FeatureView, loading: Loading) -> int | None:
-    return None if needs_all(view) else loading.since
+def _reach(shape: Shape, loading: Loading) -> int | None:
+    """None where all events are there, as they are."""
+    return None if needs_all(shape.view) and shape.tiling is None else loading.since
 
 
 def _later_of(one: int | None, other: int | None) -> int | None:

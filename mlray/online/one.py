@@ -1,7 +1,8 @@
 """One query of one key over its cells, in plain Python: for few rows, where every array would cost more than its cells.
 
-It answers where the rows of the cells, put together, lie in the order of the contract and none of them is another
-version of one beside it; what is then hidden at q is simply left out. Everything else is answered in columns.
+It answers where the rows of the cells, put together, lie in the order of the contract, none of them is another version
+of one beside it, and nothing is left as partials only; what is then hidden at q is simply left out. Everything else is
+answered in columns.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class One:
         version, until = -1, 0
         for cell in cells:
             header, columns = self._shape.layout(cell).plain(cell.value)
-            if not header.flags & IN_ORDER:
+            if header.tail or not header.flags & IN_ORDER:
                 return None
             if cell.slot == BASE:
                 version, until = cell.version, header.until

@@ -228,7 +228,8 @@ class Reader:
             bound, held = a.view.bound, stored(a.view.shape, found)
             events = prepare(bound.view, held.rows, held.codes)
             queries = Queries(a.codes, at, a.complete)
-            answers.append(evaluate(bound.view, events, queries))
+            before = held.tiles.before if held.tiles else None
+            answers.append(evaluate(bound.view, events, queries, before=before))
             if status:
                 told.append(Status(bound, a.view.state, at, answers[-1], newest(bound.view, events, queries)))
         vectors = self._assembly.vectors(answers, request_fields(self.service, rows), at)

@@ -198,6 +198,16 @@ def test_kinds_over_the_same_plain_values_do_not_disturb_one_another(data: st.Da
 @every_kind
 @of_kernels
 @given(data=st.data())
+def test_merge_may_take_its_sides_in_any_order_where_it_claims_to(kind: str, data: st.DataObject) -> None:
+    aggregate, parts = data.draw(segments(kind, 2))
+    left, right = map(aggregate.partial, parts)
+    if aggregate.commutative:
+        assert aggregate.merge(left, right) == aggregate.merge(right, left)
+
+
+@every_kind
+@of_kernels
+@given(data=st.data())
 def test_revert_undoes_merge_where_it_claims_to(kind: str, data: st.DataObject) -> None:
     aggregate, parts = data.draw(segments(kind, 2))
     left, right = map(aggregate.partial, parts)
