@@ -226,8 +226,9 @@ def test_over_tls_with_a_password_the_certificate_and_the_password_are_checked(t
 
 
 def test_a_user_needs_the_rights_of_the_note_and_is_told_where_the_policy_cannot_be_seen(
-    store: OnlineStore, redis_url: str, caplog: pytest.LogCaptureFixture
+    redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    redis_call(redis_url, "FLUSHALL")
     rights = re.findall(r"\+[a-z]+(?:\|load)?", NOTE.read_text())
     redis_call(redis_url, "ACL", "SETUSER", "shop", "reset", "on", ">pw", "~mlray:*", *rights, "-info")
     with caplog.at_level(logging.WARNING), opened(redis_url.replace("//", "//shop:pw@")) as asked:
