@@ -1,17 +1,21 @@
 """A predictor answers with the definition that its version pins, or not at all."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from shop import Shop, purchases, service, spending, traffic
+from shop import NOON, Shop, purchases, row, service, spending, traffic
 
 import mlray as ml
 from mlray.errors import CorruptArtifact, DefinitionChanged, NotMaterialized, StoreError
 from mlray.features.catalog import service_hash, service_text
 from mlray.ingest import ingest
+from mlray.materialize import materialize
 from mlray.online.store import open_store
+from mlray.serving.app import Served, check
+from mlray.serving.config import Config
 from mlray.serving.predictor import vector_types
 
 
@@ -70,6 +74,16 @@ def test_a_store_without_the_views_is_not_materialized(shop: Shop, tmp_path: Pat
     store.close()
     with pytest.raises(StoreError):
         shop.predictor(store=store).check()
+
+
+def test_over_redis_the_vectors_are_the_same_and_a_server_takes_its_url(shop: Shop, redis_url: str) -> None:
+    url = f"{redis_url}?db=4"
+    with closing(open_store(url)) as store:
+        until, history = int(NOON.timestamp() * 1e6), 2 * 86_400_000_000
+        assert len(list(materialize(store, service(), shop.lake, until=until, history=history))) == 2
+        over_redis = Shop(shop.root, store, shop.registry, shop.version)
+        assert over_redis.features([row(), row(user_id=9)], NOON) == shop.features([row(), row(user_id=9)], NOON)
+    check(Served(versions=(shop.version,), config=Config(), online=url, artifacts=shop.artifacts, log="", current={}))
 
 
 def test_the_types_of_vectors_are_known_before_the_first_row(shop: Shop) -> None:
