@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
-from math import lcm
 from typing import TypeAlias
 
 import numpy as np
@@ -47,14 +46,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Tiling:
-    """parts: what is kept of old events; reach: how far before a read events are kept as they are, in microseconds;
-    step: of the grid on which that ends.
-    """
+    """parts: what is kept of old events; reach: how far before a read events are kept as they are, in microseconds."""
 
     view: FeatureView
     parts: tuple[Part, ...]
     reach: int
-    step: int
 
     @classmethod
     def of(cls, view: FeatureView, schema: pa.Schema) -> "Tiling | None":
@@ -70,8 +66,7 @@ class Tiling:
         reach = max([w.reach or 0 for w in exact] + [w.offset for _, w in tiled]) + source.lag_us
         far = [(a, w) for a, w in tiled if w.reach is None or w.reach + source.lag_us > reach]
         parts = dict.fromkeys(Part(a, grid_of(w)) for a, w in far)
-        step = lcm(*(part.grid[0] or 1 for part in parts))
-        return cls(view, tuple(parts), reach, step) if parts and step < 1 << 45 else None
+        return cls(view, tuple(parts), reach) if parts else None
 
     def raw(self, rows: pa.Table, codes: NDArray[np.int64], since: int) -> NDArray[np.bool_]:
         """Which events must be kept as they are for reads at `since` and later; all others lie before all of these of
@@ -81,7 +76,6 @@ class Tiling:
         first = np.full(int(codes.max(initial=-1)) + 1, since - self.reach)
         newest = newest_before(self.view, rows, since, codes)
         np.minimum.at(first, codes, np.maximum(newest, EARLIEST // 2))  # each key keeps its newest event
-        first -= first % self.step
         kept: NDArray[np.bool_] = times >= first[codes]
         return kept
 
