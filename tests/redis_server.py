@@ -88,7 +88,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of one server, which refuses a call whose keys lie in several slots."""
-    with running(tmp_path_factory.mktemp("redis_cluster"), **{"cluster-enabled": "yes", "cluster-port": free_port()}) as server:
+    options = {"cluster-enabled": "yes", "cluster-port": free_port()}
+    with running(tmp_path_factory.mktemp("redis_cluster"), **options) as server:
         redis_call(server.url, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: "cluster_state:ok" in str(redis_call(server.url, "CLUSTER", "INFO")))
         yield server.url
