@@ -119,26 +119,20 @@ class _Evaluation:
             self._hidden[spans] = self.events.timeline.hidden(*self._all_held(spans), self._q(len(spans)))
         return self._hidden[spans]
 
-    def columns(self, feature: str | Aggregate) -> Iterable[tuple[str, pa.Array]]:
+    def columns(self, feature: str | Aggregate) -> Iterable[tuple[str, pa.Array | pa.ChunkedArray]]:
         if isinstance(feature, str):
-            return [(feature, self._latest(feature))]
+            return [(feature, self._latest.column(feature))]
         return zip(map(feature.feature_name, feature.spans), self._windows(feature), strict=True)
 
-    def _latest(self, column: str) -> pa.Array:
-        found = self.events.table.column(column)
-        if self._latest_index is not None:
-            found = found.take(self._latest_index)
-        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-
     @cached_property
-    def _latest_index(self) -> pa.Array | None:
-        """Per query its row of the table, null for none; None where they are the table's rows as they lie."""
-        row, rows = self.latest_row, self.events.rows
+    def _latest(self) -> pa.Table:
+        """Per query the row of its latest value, nulls for none."""
+        row, rows, table = self.latest_row, self.events.rows, self.events.table.select(list(self.view.columns))
         index = row if rows is None or not len(rows) else rows[row]
         none = row == NOWHERE
-        if len(index) == self.events.table.num_rows and not none.any() and (index == np.arange(len(index))).all():
-            return None
-        return pa.array(index, mask=none)
+        if len(index) == table.num_rows and not none.any() and (index == np.arange(len(index))).all():
+            return table
+        return table.take(pa.array(index, mask=none))
 
     @cached_property
     def latest_row(self) -> Ranges:

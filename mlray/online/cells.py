@@ -22,7 +22,7 @@ from mlray.features.keys import distinct
 from mlray.features.order import in_order
 from mlray.features.rows import KEEP, TS, condition_name, read_columns, with_conditions
 from mlray.features.view import FeatureView
-from mlray.online.codec import IN_ORDER, Header, Layout, layout_of
+from mlray.online.codec import IN_ORDER, Headers, Layout, layout_of
 from mlray.online.encoding import key_bytes
 from mlray.online.store import Cell
 from mlray.online.tiles import Tiles, Tiling
@@ -144,15 +144,16 @@ def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
     bases = [(code, cell) for code, cells in enumerate(found) for cell in cells if cell.slot == BASE]
     batches = [(code, cell) for code, cells in enumerate(found) for cell in cells if cell.slot != BASE]
     rows, headers = shape.base.decode([cell.value for _, cell in bases])
-    codes = _repeated([code for code, _ in bases], headers)
+    codes = np.repeat(np.array([code for code, _ in bases], dtype=np.int64), headers.rows)
     one = Stored(rows, codes, np.full(len(codes), -1, dtype=np.int64), _tiles(shape, bases, headers))
     if not batches:
         return one
     rows, others = shape.batch.decode([cell.value for _, cell in batches])
-    codes, commits = _repeated([code for code, _ in batches], others), rows.column(COMMIT).to_numpy()
+    codes = np.repeat(np.array([code for code, _ in batches], dtype=np.int64), others.rows)
+    commits = rows.column(COMMIT).to_numpy()
     version, until = np.full(len(found), -1), np.zeros(len(found), dtype=np.int64)
-    for (code, cell), header in zip(bases, headers, strict=True):
-        version[code], until[code] = cell.version, header.until
+    based = [code for code, _ in bases]
+    version[based], until[based] = [cell.version for _, cell in bases], headers.until
     fresh = (commits > version[codes]) | (rows.column(TS).to_numpy() > until[codes])
     rest = Stored(rows.select(one.rows.column_names), codes, commits).filtered(fresh)
     return Stored(
@@ -163,11 +164,8 @@ def stored(shape: Shape, found: Sequence[Sequence[Cell]]) -> Stored:
     )
 
 
-def _tiles(shape: Shape, bases: Sequence[tuple[int, Cell]], headers: Sequence[Header]) -> Tiles | None:
-    tails = [(code, cell.value[-h.tail :]) for (code, cell), h in zip(bases, headers, strict=True) if h.tail]
-    return shape.tiling.read(tails) if tails and shape.tiling else None
-
-
-def _repeated(codes: Sequence[int], headers: Sequence[Header]) -> Codes:
-    counts = np.array([header.rows for header in headers], dtype=np.int64)
-    return np.repeat(np.array(codes, dtype=np.int64), counts)
+def _tiles(shape: Shape, bases: Sequence[tuple[int, Cell]], headers: Headers) -> Tiles | None:
+    if shape.tiling is None or not headers.tail.any():
+        return None
+    tails = zip(bases, headers.tail.tolist(), strict=True)
+    return shape.tiling.read([(code, cell.value[-size:]) for (code, cell), size in tails if size])

@@ -45,6 +45,29 @@ class Header(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Headers:
+    """The headers of many values, as columns."""
+
+    flags: NDArray[Any]
+    rows: NDArray[Any]
+    until: NDArray[Any]
+    tail: NDArray[Any]
+
+    @classmethod
+    def of(cls, headers: Sequence[Header]) -> "Headers":
+        columns = np.array(headers, dtype=np.int64).reshape(len(headers), len(Header._fields))
+        return cls(*columns.T)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Header:
+        if i >= len(self):
+            raise IndexError(i)
+        return Header(int(self.flags[i]), int(self.rows[i]), int(self.until[i]), int(self.tail[i]))
+
+
+@dataclass(frozen=True, slots=True)
 class _Cell:
     """How a column lies in a row. code: of `struct` and of NumPy; long: the row holds the length of the value only."""
 
@@ -101,33 +124,32 @@ class Layout:
             "view again"
         )
 
-    def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, list[Header]]:
+    def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, Headers]:
         """All rows of the values, one after another, and the header of each value."""
         headers, rows, heaps = self._alike(values) or self._each(values)
-        columns = [self._column(i, rows, heaps.get(i, b"")) for i in range(len(self._cells))]
+        full = bool(np.all(rows["valid"] == np.frombuffer(self._full, np.uint8)))
+        columns = [self._column(i, rows, full, heaps.get(i, b"")) for i in range(len(self._cells))]
         if not columns:
             return pa.table({"": pa.nulls(len(rows))}).select([]), headers
         return pa.Table.from_arrays(columns, schema=self.schema), headers
 
-    def _alike(self, values: Sequence[bytes]) -> tuple[list[Header], NDArray[Any], dict[int, bytes]] | None:
+    def _alike(self, values: Sequence[bytes]) -> tuple[Headers, NDArray[Any], dict[int, bytes]] | None:
         """Values of one row each, without long columns, as one array; None where there are others."""
-        size = self._head + self._array.itemsize
-        if self._long or not values or any(len(value) != size for value in values):
+        if self._long or set(map(len, values)) != {self._head + self._array.itemsize}:
             return None
         whole = np.frombuffer(b"".join(values), self._single)
         one = (whole["rows"] == 1) & (whole["tail"] == 0)
         if not (one & (whole["format"] == FORMAT) & (whole["schema"] == self.id)).all():
             return None
-        flags, until = whole["flags"].tolist(), whole["until"].tolist()
-        return [Header(flag, 1, moment) for flag, moment in zip(flags, until, strict=True)], whole["row"], {}
+        return Headers(whole["flags"], whole["rows"], whole["until"], whole["tail"]), whole["row"], {}
 
-    def _each(self, values: Sequence[bytes]) -> tuple[list[Header], NDArray[Any], dict[int, bytes]]:
+    def _each(self, values: Sequence[bytes]) -> tuple[Headers, NDArray[Any], dict[int, bytes]]:
         """(headers; rows of all values; per long column their bytes)."""
         headers = [self.header(value) for value in values]
         width, head = self._array.itemsize, self._head
         ends = [head + width * header.rows for header in headers]
         joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
-        return headers, np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
+        return Headers.of(headers), np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
 
     def plain(self, value: bytes) -> tuple[Header, list[list[Any]]]:
         """One value's columns as Python lists: None for null; decimals unscaled, times and dates as integers."""
@@ -179,18 +201,19 @@ class Layout:
             found[i] = b"".join(parts)
         return found
 
-    def _column(self, i: int, rows: NDArray[Any], heap: bytes) -> pa.Array:
+    def _column(self, i: int, rows: NDArray[Any], full: bool, heap: bytes) -> pa.Array:
+        """full: whether no cell of any column is null."""
         cell, count = self._cells[i], len(rows)
-        valid = (rows["valid"][:, i // 8] >> (i % 8)) & 1
-        nulls = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+        valid = None if full else (rows["valid"][:, i // 8] >> (i % 8)) & 1
+        nulls = None if valid is None or valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
         if pa.types.is_null(cell.type):
             return pa.nulls(count)
-        data = np.ascontiguousarray(rows[f"c{i}"])
+        data = rows[f"c{i}"].copy()
         if cell.long:
-            return _long_column(cell.type, data, nulls, heap, valid)
+            return _long_column(cell.type, data, nulls, heap, np.ones(count, np.uint8) if valid is None else valid)
         if pa.types.is_boolean(cell.type):
             data = np.packbits(data, bitorder="little")
-        return pa.Array.from_buffers(cell.type, count, [nulls, pa.py_buffer(data.tobytes())])
+        return pa.Array.from_buffers(cell.type, count, [nulls, pa.py_buffer(data)])
 
 
 @dataclass(frozen=True, slots=True)
