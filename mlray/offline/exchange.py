@@ -22,7 +22,7 @@ from mlray.offline.bucket import buckets
 from mlray.offline.cutting import GROUP_BYTES, cut, together
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, placed
-from mlray.offline.tasks import RETRIES, fetched
+from mlray.offline.tasks import fetched, task
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
@@ -134,19 +134,19 @@ def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cut
     return Cuts([refs[1:] for refs in outputs], [refs[0] for refs in outputs])
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Any:
     return returned(cut_spine(block, offset, schema, group))
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _cut_questions(
     block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
 ) -> Any:
     return returned(cut_questions(block, offset, schema, group, final, timestamp))
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _cut_events(
     view: FeatureView,
     files: Sequence[scan.Slice],

@@ -40,7 +40,7 @@ from mlray.offline.exchange import (
 )
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import RETRIES, as_done, fetched
+from mlray.offline.tasks import as_done, fetched, keep_memory, task
 
 _log = logging.getLogger("mlray")
 _FEW = 16_384
@@ -289,26 +289,27 @@ def answers_elsewhere(part: Part, context: Context, parts: int) -> list[pa.Table
 
 
 def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
+    keep_memory()
     return [compute(part, ray.get(context))]
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _compute(part: Part, context: Context) -> pa.Table:
     return compute(part, context)
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _extent(block: pa.Table) -> tuple[int, int]:
     """The first row of the spine that a block has, -1 for none, and how many it has."""
     return (int(block.column(ROW).to_numpy().min()) if block.num_rows else -1), block.num_rows
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _answer_elsewhere(part: Part, context: Context, parts: int) -> Any:
     return returned(answers_elsewhere(part, context, parts))
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _hold(read: Read) -> Held:
     raw = scan.read(read.files, read.table.schema, read.columns, read.who)
     return held(read.view, within(events(read.view, raw), read.bounds))

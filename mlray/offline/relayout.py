@@ -25,6 +25,7 @@ from mlray.offline.delta import File
 from mlray.offline.ordering import in_order, marked
 from mlray.offline.parquet import write_file
 from mlray.offline.scan import Slice
+from mlray.offline.tasks import task
 
 MOST_FILES = 8
 """A bucket that would have more has its small ones folded into one."""
@@ -170,12 +171,12 @@ def _awaited(refs: Sequence[Any], note: Callable[[int], None]) -> list[Any]:
     return [values[ref] for ref in refs]
 
 
-@ray.remote(num_cpus=1, max_retries=5)
+@task
 def _scatter(job: Job, files: Sequence[Slice]) -> Any:
     pieces = scattered(job, files)
     return [np.array([piece.num_rows for piece in pieces], dtype=np.int64), *pieces]
 
 
-@ray.remote(num_cpus=1, max_retries=5)
+@task
 def _gather(job: Job, part: int, *pieces: pa.Table) -> Written:
     return gathered(job, part, pieces)

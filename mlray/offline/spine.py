@@ -14,7 +14,7 @@ from mlray.errors import DefinitionError, SchemaError
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
-from mlray.offline.tasks import RETRIES
+from mlray.offline.tasks import task
 
 ROW = "__row"
 """The position of a row in the spine, int64."""
@@ -220,24 +220,24 @@ def facts(rows: pa.Table, offset: int, timestamp: str) -> tuple[tuple[int, int],
     return fingerprint.digest(rows, offset), span
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _read(files: Sequence[delta.File], schema: pa.Schema, who: str, pieces: int) -> Any:
     rows = scan.read(files, schema, schema.names, who)
     size = -(-rows.num_rows // pieces)
     return [rows.slice(i * size, size) for i in range(pieces)] if pieces > 1 else rows
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _schema(block: pa.Table) -> pa.Schema:
     return _canonical(block.schema)
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _count(block: pa.Table) -> int:
     return int(block.num_rows)
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _facts(
     block: pa.Table, offset: int, schema: pa.Schema, timestamp: str
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:

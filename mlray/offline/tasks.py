@@ -1,6 +1,10 @@
-"""Running many Ray tasks, a few at a time; and waiting inside one without keeping its CPU from others."""
+"""What the tasks of the offline engine have in common; running many of them, a few at a time; and waiting inside one
+without keeping its CPU from others.
+"""
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 import ray
@@ -11,10 +15,35 @@ from mlray._ray_compat import mlray_errors
 What = TypeVar("What")
 RETRIES = 8
 """How often a task is tried again whose worker or node died: nodes come and go, but what never fits must end."""
+_FREED, _LARGE = 128 << 20, 64 << 20
+"""Bytes of freed memory that a worker keeps for its next columns; and of a column that is given back at once."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PATIENCE = 2.0
 """Seconds in which what is not lost mostly arrives."""
 _PER_CPU = 2
 """Tasks that are started and not done, for each CPU of the cluster."""
+
+
+def task(function: Callable[..., Any]) -> Any:
+    """`function` as a Ray task of one CPU, which is tried again where its worker or node dies."""
+
+    @wraps(function)
+    def run(*given: Any) -> Any:
+        keep_memory()
+        return function(*given)
+
+    return ray.remote(num_cpus=1, max_retries=RETRIES)(run)
+
+
+@cache
+def keep_memory() -> None:
+    """Lets this process use freed memory again, instead of giving it back and having it zeroed page by page by the
+    kernel: that was more than half of all that a join of plain columns cost. Where malloc is not glibc's, nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _FREED)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tuple[What, Any]]:

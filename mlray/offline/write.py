@@ -25,7 +25,7 @@ from mlray.offline import delta
 from mlray.offline.join import Context, Join, Part, compute
 from mlray.offline.parquet import commit_new, stored_schema, write_file
 from mlray.offline.spine import ROW
-from mlray.offline.tasks import RETRIES, as_done
+from mlray.offline.tasks import as_done, task
 
 _RECORDS = "_mlray"
 _FILE = re.compile(r"part-[0-9a-f]{16}-\d{5}\.parquet(\.[0-9a-f]{32})?")
@@ -127,7 +127,7 @@ def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
     return action
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@task
 def _write_part(part: Part, context: Context, target: Target) -> AddAction:
     return write_part(compute(part, context).drop_columns([ROW]), target, part.index)
 
