@@ -18,7 +18,8 @@ from mlray.online.encoding import schema_text
 from mlray.online.record import Loading, ViewState, Written, in_turn, space
 from mlray.online.store import Cell, OnlineStore
 
-_ROWS_PER_WRITE = 200_000
+_CELLS_PER_WRITE, _ROWS_PER_WRITE = 10_000, 200_000
+"""Of one transaction: a shared store is held up by it."""
 
 
 class Load:
@@ -45,7 +46,7 @@ class Load:
         for cell, held in base_cells(self._shape, rows, version, until, self.loading.since):
             waiting.append(cell)
             count += held
-            if count >= _ROWS_PER_WRITE:
+            if count >= _ROWS_PER_WRITE or len(waiting) == _CELLS_PER_WRITE:
                 self._write(waiting, count)
                 waiting, count = [], 0
         self._write(waiting, count)
@@ -88,8 +89,11 @@ class Load:
             history=until - self.loading.since,
             loading=None,
         )
-        found = [*self._last, *kept]
-        self.store.write(self._name, found, deletes=settled.replaced, state=state.text(), over=raw)
+        rest = settled.replaced
+        while len(rest) > _CELLS_PER_WRITE and not self._retyped:  # no read needs them, now that all bases are there
+            self.store.write(self._name, (), deletes=rest[:_CELLS_PER_WRITE], over=raw)
+            rest = rest[_CELLS_PER_WRITE:]
+        self.store.write(self._name, [*self._last, *kept], deletes=rest, state=state.text(), over=raw)
         return self._written
 
 

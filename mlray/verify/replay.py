@@ -43,12 +43,13 @@ def replayed(offline: TrainingSet, spine: pa.Table, lake: str, store: OnlineStor
     arrivals = [_Arrivals(own, source, tables[source.name], spine, last) for source in own.sources]
     evidence = _evidence(own, tables, arrivals, store)
     comparison = Comparison("replay")
-    for step, part in enumerate(_parts(spine.num_rows)):
-        first, last = int(at.floor[part[0]]), int(at.ceil[part[-1]])
+    parts = [(part, int(at.floor[part[0]]), int(at.ceil[part[-1]])) for part in _parts(spine.num_rows)]
+    longest = max((last - first for _, first, last in parts), default=0)  # a batch is read from its first instant on
+    for step, (part, first, last) in enumerate(parts):
         if step in (0, _STEPS // 2):
             for arrival in arrivals:
                 arrival.bring(store, folder, first - 1)
-            list(materialize(store, own, folder, until=first - 1))
+            list(materialize(store, own, folder, until=first - 1, history=longest))
         for arrival in arrivals:
             arrival.bring(store, folder, last)
         rows, asked = spine.slice(part[0], len(part)), at.take(part)
