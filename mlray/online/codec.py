@@ -151,6 +151,16 @@ class Layout:
         joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
         return Headers.of(headers), np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
 
+    def tuples(self, values: Sequence[bytes], names: Sequence[str]) -> tuple[Headers, list[tuple[Any, ...]]] | None:
+        """Per value of one row its columns `names`, as `plain` gives them; None where a value has more or fewer rows, a
+        long column or a null.
+        """
+        found = self._alike(values)
+        if found is None or self._decimals or not (found[1]["valid"] == np.frombuffer(self._full, np.uint8)).all():
+            return None
+        fields = [f"c{self.schema.get_field_index(name)}" for name in names]
+        return found[0], found[1][fields].tolist()
+
     def plain(self, value: bytes) -> tuple[Header, list[list[Any]]]:
         """One value's columns as Python lists: None for null; decimals unscaled, times and dates as integers."""
         header = self.header(value)

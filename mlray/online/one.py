@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
+from mlray.aggregation.window import Instants, latest_bounds
 from mlray.features.rows import KNOWN, TS
 from mlray.features.single import Single
 from mlray.online.cells import BASE, Shape
@@ -37,6 +39,8 @@ class One:
         self._time = schema.names.index(TS)
         self._known = schema.names.index(KNOWN) if KNOWN in schema.names else None
         self._empty: Columns = [()] * len(schema.names)
+        self.bare = not shape.view.aggregates and self._known is None
+        """Whether one visible row is the whole answer."""
 
     @classmethod
     def of(cls, shape: Shape) -> "One | None":
@@ -54,6 +58,25 @@ class One:
                 seen = [moment <= floor for moment in known]
                 columns = [_kept(column, seen) for column in columns]
         return self._single.answer(dict(zip(self._columns, columns, strict=True)), floor, ceil)
+
+    def latest(self, cells: Sequence[Sequence[Cell]], at: Instants) -> list[Sequence[Any]] | None:
+        """`answer` of many keys of a view that is `bare`; None where a key has more than a base of one row."""
+        places = [place for place, of_key in enumerate(cells) if of_key]
+        values = [cells[place][0].value for place in places if len(cells[place]) == 1 and cells[place][0].slot == BASE]
+        found = self._shape.base.tuples(values, [TS, *self.names]) if len(values) == len(places) else None
+        if found is None or not (found[0].flags & IN_ORDER).all():
+            return [self.nothing] * len(cells) if not places else None
+        times = np.array([row[0] for row in found[1]], dtype=np.int64)
+        asked, view = at.take(np.array(places)), self._shape.view
+        seen = np.ones(len(times), np.bool_)
+        if view.source.timestamp is not None:
+            start, end = latest_bounds(asked, view.source.lag_us, view.ttl_us, view.closed)
+            seen = (start <= times) & (times < end)
+        answers: list[Sequence[Any]] = [self.nothing] * len(cells)
+        for place, row, visible in zip(places, found[1], seen.tolist(), strict=True):
+            if visible:
+                answers[place] = row[1:]
+        return answers
 
     def _rows(self, cells: Sequence[Cell]) -> Columns | None:
         """The events that the cells stand for, in order; None where their order is not to be seen from their times."""

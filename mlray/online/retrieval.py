@@ -33,7 +33,11 @@ from mlray.online.store import Cell, OnlineStore
 FEW = 16
 """Rows up to which each is answered by itself."""
 
+_ALONE = 8
+"""Rows up to which latest values are looked up one by one."""
+
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
+_How: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def get_features(
@@ -67,6 +71,11 @@ class _View:
         return self.bound.spine_keys
 
     @cached_property
+    def how(self) -> "_How":
+        """Names and types of the key's parts."""
+        return self.names, tuple(str(kind) for kind in self.types)
+
+    @cached_property
     def shape(self) -> Shape:
         return shape_of(self.bound.view, self.state.events)
 
@@ -93,27 +102,33 @@ class _View:
             return None
 
     def answers(
-        self, keys: Sequence[bytes | None], cells: Sequence[Sequence[Cell]], moments: Sequence[tuple[int, int, bool]]
-    ) -> list[list[Any]] | None:
-        """One by one; None where the cells of a key need columns. moments: floor and ceil of q, and whether it is one.
-
-        cells: those of the keys that are not None.
-        """
-        one, reach, found = self.one, self.state.reach, iter(cells)
+        self, keys: Sequence[bytes | None], cells: Sequence[Sequence[Cell]], at: Instants
+    ) -> list[Sequence[Any]] | None:
+        """Per row its answer; None where a key's cells need columns. cells: those of the keys that are not None."""
+        one, found = self.one, iter(cells)
         assert one is not None
-        answers = []
-        for key, (floor, ceil, valid) in zip(keys, moments, strict=True):
-            of_key = next(found) if key is not None else ()
-            if key is None or not valid:
-                answers.append(one.nothing)
-                continue
-            if reach is not None and floor < reach:
-                raise _too_early(self, floor)
-            answer = one.answer(of_key, floor, ceil)
-            if answer is None:
+        asked = [next(found) if key is not None else None for key in keys]
+        valid = at.valid.tolist()
+        rows = [i for i, of_key in enumerate(asked) if of_key is not None and valid[i]]
+        self._check_reach(rows, at)
+        answers: list[Sequence[Any]] = [one.nothing] * len(asked)
+        held = [asked[i] or () for i in rows]
+        if one.bare and len(rows) > _ALONE and (latest := one.latest(held, at.take(np.array(rows)))):
+            for i, answer in zip(rows, latest, strict=True):
+                answers[i] = answer
+            return answers
+        for i in rows:
+            single = one.answer(asked[i] or (), int(at.floor[i]), int(at.ceil[i]))
+            if single is None:
                 return None
-            answers.append(answer)
+            answers[i] = single
         return answers
+
+    def _check_reach(self, rows: Sequence[int], at: Instants) -> None:
+        if self.state.reach is not None:
+            floor = min((int(at.floor[i]) for i in rows), default=self.state.reach)
+            if floor < self.state.reach:
+                raise _too_early(self, floor)
 
 
 @dataclass(frozen=True)
@@ -135,7 +150,7 @@ class Vectors:
     rows: Callable[[], pa.Table]
     at: Instants
     table: pa.Table | None = None
-    plain: Sequence[tuple[_View, Sequence[list[Any]]]] = ()
+    plain: Sequence[tuple[_View, Sequence[Sequence[Any]]]] = ()
     places: Mapping[str, int] | None = None
     """Where in the answers of all views a feature stands; None where not every feature is a view's."""
 
@@ -177,7 +192,7 @@ class Reader:
 
     def read(self, rows: pa.Table | Rows, at: Instants, *, status: Asked = False) -> Vectors:
         """One vector per row, in order, as `get_features` describes."""
-        if len(at) <= self._few and not status:
+        if not status and (len(at) <= self._few or (self._few and self._bare())):
             vectors = self._one_by_one(self._views or self._looked_up(), rows, at)
             if vectors is not None:
                 return vectors
@@ -197,22 +212,29 @@ class Reader:
                 return self._in_columns(asked, [held.cells for held in found], table, at, status)
             views = self._renewed([held.state for held in found])
 
+    def _bare(self) -> bool:
+        """Whether all that is read are latest values, which are looked up faster than they are put into columns."""
+        return all(view.one is not None and view.one.bare for view in self._views or self._looked_up())
+
     def _one_by_one(self, views: list[_View], rows: pa.Table | Rows, at: Instants) -> Vectors | None:
         """None where a view or the cells of a key need columns, or a record has changed meanwhile."""
         if not all(view.one for view in views):
             return None
-        keys = [view.plain_keys(rows) for view in views]
+        made: dict[_How, list[bytes | None] | None] = {}  # views that are read by the same columns share their keys
+        for view in views:
+            if view.how not in made:
+                made[view.how] = view.plain_keys(rows)
+        keys = [made[view.how] for view in views]
         if None in keys:
             return None
         asked = [[key for key in of_view or () if key is not None] for of_view in keys]
         found = self.store.read(list(zip(self._spaces, asked, strict=True)))
-        moments = list(zip(at.floor.tolist(), at.ceil.tolist(), at.valid.tolist(), strict=True))
         plain = []
         for view, held, of_view in zip(views, found, keys, strict=True):
             if held.state != view.raw:
                 self._renewed([each.state for each in found])
                 return None
-            answers = view.answers(of_view or (), held.cells, moments)
+            answers = view.answers(of_view or (), held.cells, at)
             if answers is None:
                 return None
             plain.append((view, answers))
@@ -255,13 +277,12 @@ class _Keys:
 
     def __init__(self, rows: pa.Table) -> None:
         self.rows = rows
-        self._made: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], _Found] = {}
+        self._made: dict[_How, _Found] = {}
 
     def of(self, view: _View) -> "_Found":
-        how = (view.names, tuple(view.types))
-        if how not in self._made:
-            self._made[how] = self._find(view)
-        return self._made[how]
+        if view.how not in self._made:
+            self._made[view.how] = self._find(view)
+        return self._made[view.how]
 
     def _find(self, view: _View) -> "_Found":
         who, rows = f"feature view {view.bound.view.name}", self.rows
