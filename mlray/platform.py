@@ -23,21 +23,24 @@ from mlray.features.rows import check_expressions
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
 from mlray.features.types import INSTANT, instants
-from mlray.ingest import Ingested, ingest
+from mlray.ingest import Ingested
 from mlray.materialize import Materialized, materialize
 from mlray.offline import delta, training_set
+from mlray.offline.compaction import Compacted
 from mlray.offline.layout import LaidOut, lay_out
 from mlray.offline.plan import Strategy
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
 from mlray.online.retrieval import Reader, Vectors
-from mlray.online.state import has_state
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
 from mlray.serving.prediction_log import logged
 from mlray.settings import Settings
 from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
 from mlray.verify import FRESHNESS, LogVerification, Verification, sampled_spine, verify, verify_log
+from mlray.writer.actor import running_writer
+from mlray.writer.parts import ingest_parts
+from mlray.writer.writer import Writer
 
 if TYPE_CHECKING:
     from mlray.serving.app import Running
@@ -146,20 +149,26 @@ class Platform:
         return [lay_out(self.settings.lake, known, columns, progress) for columns in keys]
 
     def ingest(self, source: DeltaSource | str, rows: Any, *, idempotency_key: str | None = None) -> Ingested:
-        """Appends rows to a source's table, and to every online view of it; a used key adds nothing."""
+        """Appends rows to a source's table, and to every online view of it; a used key adds nothing.
+
+        Through the cluster's writer where this process has joined one and it runs, else in this process: see
+        `mlray.writer`. Busy where too many rows wait; TimeError for an event later than now by more than the setting
+        `future`.
+        """
         known = self.applied.source(source) if isinstance(source, str) else source
-        past = [view for view in self.applied.past_views_of(known) if has_state(self.online, view)]
-        views = self.applied.views_of(known)
-        return ingest(
-            self.online,
-            known,
-            views,
-            in_memory(rows),
-            self.settings.lake,
-            now=_us(_now()),
-            idempotency_key=idempotency_key,
-            past=past,
-        )
+        running = running_writer(self.settings.lake, self.settings.online, self.settings.future)
+        put = self._writer.ingest if running is None else running.ingest
+        return ingest_parts(put, known, in_memory(rows), idempotency_key)
+
+    def compact(self, source: DeltaSource | str) -> Compacted:
+        """Folds the small files of a source's table into few, whoever made it; the rows stay as they are."""
+        known = self.applied.source(source) if isinstance(source, str) else source
+        return self._writer.compact(known)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        """The writer of this process, for where none runs in the cluster."""
+        return Writer(self.settings.lake, self.online, clock=lambda: _us(_now()), future=self.settings.future)
 
     def materialize(
         self,

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ class Settings(BaseSettings):
 
     artifacts: folder or URL of the checkpoints. ray: address of a cluster (None: RAY_ADDRESS, else a local one).
     What is not given lies under the lake. Relative paths are taken from the current directory, and refused in a
-    submitted job. token: names the caller to the registry.
+    submitted job. token: names the caller to the registry. future: how much later than now an event may be that is
+    ingested, as a timedelta or in seconds.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class Settings(BaseSettings):
     artifacts: str = ""
     ray: str | None = None
     token: str | None = Field(default=None, repr=False)
+    future: timedelta = timedelta(minutes=10)
 
     def __init__(self, **given: Any) -> None:
         given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -1,5 +1,6 @@
 """Delta tables: where they lie, what a version holds, and appends that count once."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,13 +86,20 @@ def commit(path: str, version: int, columns: list[str]) -> pa.Table | None:
     changed or removed rows.
     """
     table = table_at(path, path, version)
-    if '"operation":"OPTIMIZE"' in _log_entry(path, version):
+    if _only_rewrites(_log_entry(path, version)):
         return scan.read((), table.schema, columns, table.name)
     before = set(table_at(path, path, version - 1).files) if version else set()
     if before - set(table.files):
         return None
     added = [file for file in table.files if file not in before]
     return scan.read(added, table.schema, columns, table.name)
+
+
+def _only_rewrites(entry: str) -> bool:
+    """Whether a commit moved rows from files to others and changed none, as OPTIMIZE does."""
+    actions = [json.loads(line) for line in entry.splitlines() if line.strip()]
+    moved = [action.get("add") or action.get("remove") for action in actions if {"add", "remove"} & action.keys()]
+    return bool(moved) and not any(file.get("dataChange", True) for file in moved)
 
 
 def commits(path: str, who: str) -> list[tuple[int, datetime]]:
