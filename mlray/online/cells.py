@@ -12,6 +12,7 @@ base may hold partials only (see `tiles`).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
@@ -30,6 +31,7 @@ from mlray.online.tiles import Tiles, Tiling
 COMMIT = "__commit"
 BASE = b"\x00"
 _BATCH = b"\x01"
+_CHUNK = 4096
 
 Codes = NDArray[np.int64]
 
@@ -120,6 +122,12 @@ def _out_of_order(rows: pa.Table, same: NDArray[np.bool_]) -> Codes:
     if KEEP in rows.column_names:
         bad += ~rows.column(KEEP).to_numpy()
     return bad
+
+
+def chunks(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
+    """The cells, some thousand at a time."""
+    while some := list(islice(cells, _CHUNK)):
+        yield some
 
 
 @dataclass(frozen=True, slots=True)

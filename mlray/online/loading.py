@@ -6,6 +6,7 @@ the part that it was at.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,7 +14,7 @@ from mlray.errors import SchemaError
 from mlray.features.needed import needed, needs_all
 from mlray.features.rows import TS
 from mlray.features.view import FeatureView
-from mlray.online.cells import BASE, COMMIT, Shape, base_cells, shape_of
+from mlray.online.cells import BASE, COMMIT, Shape, base_cells, chunks, shape_of
 from mlray.online.encoding import schema_text
 from mlray.online.record import Loading, ViewState, Written, in_turn, space
 from mlray.online.store import Cell, OnlineStore
@@ -139,19 +140,18 @@ class _Settled:
 
 def _settled(store: OnlineStore, name: str, shape: Shape, version: int, until: int) -> _Settled:
     found = _Settled([], [])
-    for cell in store.scan(name):
-        if cell.slot == BASE:
-            if cell.version < version:
-                found.replaced.append((cell.key, cell.slot, cell.version))
-            continue
-        rows, _ = shape.batch.decode([cell.value])
-        commits, times = rows.column(COMMIT).to_numpy(), rows.column(TS).to_numpy()
-        known = commits <= version
-        if (known & (times <= until)).all():
-            found.replaced.append((cell.key, cell.slot, cell.version))
-        else:
-            found.stay.append(cell)
-            found.carried += int((known & (times > until)).sum())
+    for some in chunks(store.scan(name)):
+        old = [cell for cell in some if cell.slot == BASE and cell.version < version]
+        batches = [cell for cell in some if cell.slot != BASE]
+        rows, headers = shape.batch.decode([cell.value for cell in batches])
+        known, early = rows.column(COMMIT).to_numpy() <= version, rows.column(TS).to_numpy() <= until
+        found.carried += int((known & ~early).sum())
+        outside = np.concatenate(([0], np.cumsum(~(known & early))))
+        ends = np.cumsum(headers.rows, dtype=np.int64)
+        stays = (outside[ends] > outside[ends - headers.rows]).tolist()
+        gone = [*old, *(cell for cell, stay in zip(batches, stays, strict=True) if not stay)]
+        found.replaced += [(cell.key, cell.slot, cell.version) for cell in gone]
+        found.stay += [cell for cell, stay in zip(batches, stays, strict=True) if stay]
     return found
 
 

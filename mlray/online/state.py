@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mlray.errors import SchemaError
 from mlray.features.rows import TS
 from mlray.features.view import FeatureView
-from mlray.online.cells import batch_cells, shape_of
+from mlray.online.cells import batch_cells, chunks, shape_of
 from mlray.online.folding import FOLD, folded
 from mlray.online.loading import begin
 from mlray.online.record import ViewState as ViewState
@@ -102,10 +102,11 @@ def event_bounds(store: OnlineStore, view: FeatureView) -> tuple[int, int] | Non
     """The times of the oldest and the newest stored event, by a scan; None where there is none."""
     shape = shape_of(view, state_of(store, view).events)
     bounds = []
-    for cell in store.scan(space(view)):
-        rows, _ = shape.layout(cell).decode([cell.value])
-        if rows.num_rows:
-            bounds.append(pc.min_max(rows.column(TS)).as_py())
+    for some in chunks(store.scan(space(view))):
+        for layout in (shape.base, shape.batch):
+            rows, _ = layout.decode([cell.value for cell in some if shape.layout(cell) is layout])
+            if rows.num_rows:
+                bounds.append(pc.min_max(rows.column(TS)).as_py())
     return (min(b["min"] for b in bounds), max(b["max"] for b in bounds)) if bounds else None
 
 
