@@ -118,8 +118,18 @@ class Writer:
         empty.set_result(to.feed.nothing)
         return empty
 
+    def repair(self) -> None:
+        """Makes the views of every source in force complete, where they are not; what fails is told by `stats`."""
+        try:
+            sources = {s.name: s for name in self._applied.names() for s in self._applied.get(name).sources}
+        except Exception as error:  # noqa: BLE001  whatever the lake's store raises, it is asked again
+            logger.warning("writer: the definitions in %s cannot be read: %s", self.lake, error)
+            return
+        for source in sources.values():
+            self._source(source).repair()
+
     def start(self) -> None:
-        """Makes the views of every source in force complete, and goes on trying where that fails, until `stop`."""
+        """`repair` now and then, in a thread of its own, until `stop`."""
         self._keeper = Thread(target=self._keep, name="mlray-writer-keeper", daemon=True)
         self._keeper.start()
 
@@ -157,16 +167,9 @@ class Writer:
         return self._applied.views_of(source), [view for view in past if has_state(self.store, view)]
 
     def _keep(self) -> None:
-        while True:
-            try:
-                sources = {s.name: s for name in self._applied.names() for s in self._applied.get(name).sources}
-            except Exception as error:  # noqa: BLE001  whatever the lake's store raises, it is asked again
-                logger.warning("writer: the definitions in %s cannot be read: %s", self.lake, error)
-                sources = {}
-            for source in sources.values():
-                self._source(source).repair()
-            if self._ended.wait(REPAIR_EVERY):
-                return
+        self.repair()
+        while not self._ended.wait(REPAIR_EVERY):
+            self.repair()
 
 
 class _Source:
