@@ -15,7 +15,7 @@ from mlray.aggregation.share import Share
 from mlray.aggregation.total import Mean, Sum
 from mlray.aggregation.variance import Std, Var
 from mlray.aggregation.window import days, hours, lifetime, minutes
-from mlray.errors import MlrayError
+from mlray.errors import MlrayError, NotApproved
 from mlray.features.entity import Entity
 from mlray.features.on_demand import on_demand
 from mlray.features.service import FeatureService
@@ -44,6 +44,7 @@ __all__ = [
     "Median",
     "Min",
     "MlrayError",
+    "NotApproved",
     "Platform",
     "Quantile",
     "RequestSource",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlray import online_cli, registry_cli
 from mlray.errors import MlrayError
 
 app = typer.Typer(
@@ -142,6 +143,10 @@ def _run(verb: str, config: Path, json: bool, **arguments: Any) -> None:
     # Ray, torch and Arrow take seconds to import; --help and wrong usage answer without them.
     commands = importlib.import_module("mlray.commands")
     raise typer.Exit(commands.run(verb, config, json, arguments))
+
+
+registry_cli.add_to(app)
+app.add_typer(online_cli.online, name="online")
 
 
 def main() -> None:

@@ -3,8 +3,7 @@
 import json as jsonlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv, json, parquet
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from mlray import pipeline
 from mlray.demo import run_demo
@@ -24,46 +20,14 @@ from mlray.materialize import Materialized
 from mlray.offline.write import BuildProgress
 from mlray.platform import Platform, connect
 from mlray.recipe import Recipe
+from mlray.screen import Screen, Shown
 from mlray.verify import LogVerification, Verification
 
-Shown = Mapping[str, Any]
 _READERS: Mapping[str, Callable[[Path], pa.Table]] = {
     ".parquet": parquet.read_table,
     ".csv": csv.read_csv,
     ".jsonl": json.read_json,
 }
-
-
-class Screen:
-    """Where a verb's progress and result go: tables for people, or one JSON object on standard output."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.console = Console(stderr=as_json)
-
-    @contextmanager
-    def working(self, text: str) -> Iterator[Callable[[str], None]]:
-        """A line with a running clock, whose text can be changed."""
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(text)
-            yield lambda now: progress.update(task, description=f"{text}: {now}")
-
-    def show(self, title: str, rows: Sequence[Shown], extra: Shown | None = None) -> None:
-        """The result: rows as a table, `extra` as lines below it."""
-        if self.as_json:
-            print(jsonlib.dumps({"result": rows, **(extra or {})}, default=str))
-            return
-        self.console.print(title, style="bold", highlight=False)
-        table = Table()
-        for name in rows[0] if rows else ():
-            table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        if rows:
-            self.console.print(table)
-        for name, value in (extra or {}).items():
-            self.console.print(f"{name}: {_cell(value)}", highlight=False)
 
 
 def run(verb: str, config: Path, as_json: bool, arguments: Mapping[str, Any]) -> int:
@@ -278,11 +242,3 @@ def _totals(done: list[Materialized]) -> Shown:
         "bytes": sum(one.bytes for one in done),
         "seconds": sum(one.seconds for one in done),
     }
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)

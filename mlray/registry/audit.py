@@ -1,7 +1,7 @@
 """The chain of changes: each row holds the hash of the one before, so that no row changes or leaves unseen.
 
 Callers of the registry cannot get around it. Whoever owns the database can rewrite the whole chain; what that
-person cannot do is change one row and keep the hashes that were noted elsewhere.
+person cannot do is change one row and keep the hashes that were noted elsewhere. `replay` holds the tables against it.
 """
 
 from collections.abc import Iterable
@@ -62,7 +62,7 @@ def row_hash(row: AuditRow) -> str:
     return sha256_text(canonical_json(row.model_dump(exclude={"hash"})))
 
 
-def first_break(rows: Iterable[AuditRow], head: AuditHead) -> str | None:
+def first_break(rows: Iterable[AuditRow], head: AuditHead | None) -> str | None:
     """What is wrong first with the rows in order of sequence; None for a whole chain that ends at `head`."""
     sequence, previous = 0, GENESIS
     for row in rows:
@@ -71,6 +71,8 @@ def first_break(rows: Iterable[AuditRow], head: AuditHead) -> str | None:
         if row.previous_hash != previous or row.hash != row_hash(row):
             return f"audit row {row.sequence} was changed"
         sequence, previous = row.sequence, row.hash
+    if head is None:
+        return f"the end of the audit is lost; {sequence} rows are there"
     if (sequence, previous) != (head.sequence, head.hash):
         return f"audit ends at row {sequence}; {head.sequence} were written"
     return None

@@ -38,6 +38,7 @@ from mlray.registry.model_version import ModelVersion, VersionRecord
 from mlray.registry.people import Approval, User
 from mlray.registry.policy import Policy, checked_stage
 from mlray.registry.reference import Reference, checked_name
+from mlray.registry.replay import state_break
 from mlray.registry.stages import Evidence
 from mlray.registry.tables import AliasRow, AuditHead, AuditRow, PolicyRow, VersionRow
 from mlray.registry.transaction import Transaction
@@ -235,10 +236,15 @@ class ModelRegistry:
             return [_told(row) for row in session.exec(query)]
 
     def check_audit(self) -> str | None:
-        """What is wrong first with the audit chain; None for a whole one."""
+        """What is wrong first with the audit chain, or with the tables against what it tells; None for nothing."""
         rows = select(AuditRow).order_by(col(AuditRow.sequence)).execution_options(yield_per=1000)
-        with self._database.read() as session, closing(session.exec(rows)) as chain:
-            return first_break(chain, session.exec(select(AuditHead)).one())
+        with self._database.read() as session:
+            with closing(session.exec(rows)) as chain:
+                broken = first_break(chain, session.exec(select(AuditHead)).one_or_none())
+            if broken is not None:
+                return broken
+            with closing(session.exec(rows)) as chain:
+                return state_break(session, chain)
 
     def _evidence(self, name: str, version: int, stage: str, call: Call) -> Evidence:
         """What the artifact says, read before the transaction: bytes take longer than a lock should be held."""

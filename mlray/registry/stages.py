@@ -49,11 +49,11 @@ def promote(
     moved = _aliases_that_follow(tx.session, policy, row, stage)
     if stage in LIVE and (incumbent := in_stage(tx.session, row.model, stage)) is not None:
         _leave(tx, incumbent, REPLACED)
-        _move(tx, incumbent, "Archived", "archive")
+        _move(tx, incumbent, "Archived", "archive", ended=REPLACED)
     if row.stage in LIVE:
         _leave(tx, row, LEFT)
     ids = [approval.id for approval in approved_by]
-    number = _move(tx, row, stage, "promote", approvals=ids, aliases=moved)
+    number = _move(tx, row, stage, "promote", approvals=ids, aliases=moved, policy=policy.revision)
     if stage in LIVE:
         _enter(tx, row, stage, policy, number, approved_by)
 
@@ -63,7 +63,7 @@ def roll_back(tx: Transaction, policy: Policy, target: PromotionRow, row: Versio
     incumbent = in_stage(tx.session, row.model, PRODUCTION)
     if incumbent is not None:
         _leave(tx, incumbent, LEFT)
-        _move(tx, incumbent, "Archived", "archive")
+        _move(tx, incumbent, "Archived", "archive", ended=LEFT)
     moved = {} if incumbent is None else _point_on(tx.session, policy, incumbent, row)
     _move(tx, row, PRODUCTION, "rollback", promotion=target.id, aliases=moved)
     target.ended = None

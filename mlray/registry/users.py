@@ -23,7 +23,7 @@ def add_user(tx: Transaction, name: str, token_sha256: str, roles: tuple[str, ..
     digest = _checked_digest(token_sha256)
     tx.session.add(UserRow(name=name, token_sha256=digest, disabled=False, created_at=tx.at))
     granted = sorted({checked_name("role", role) for role in roles})
-    number = tx.note("add_user", after={"user": name, "roles": granted})
+    number = tx.note("add_user", after={"user": name, "roles": granted, "token_sha256": digest})
     tx.session.add_all(RoleRow(name=name, role=role, granted=number) for role in granted)
 
 
@@ -34,7 +34,7 @@ def renew_token(tx: Transaction, name: str, token_sha256: str) -> None:
     user = _active(tx.session, name)
     user.token_sha256 = _checked_digest(token_sha256)
     tx.session.add(user)
-    tx.note("renew_token", after={"user": name})
+    tx.note("renew_token", after={"user": name, "token_sha256": user.token_sha256})
 
 
 def grant(tx: Transaction, name: str, role: str) -> None:

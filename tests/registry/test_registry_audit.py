@@ -1,5 +1,7 @@
 """Every change leaves a row, and no row changes or leaves unseen."""
 
+import re
+
 import pytest
 
 from mlray.errors import Conflict, RegistryUnavailable, UnknownName
@@ -71,3 +73,45 @@ def test_without_the_end_of_the_chain_nothing_is_changed(changed, execute, make_
         changed.register("flights", make_run(b"3"))
 
     assert execute("SELECT max(version) FROM model_versions") == 2
+
+
+@pytest.mark.parametrize(
+    ("tampering", "finding"),
+    [
+        ("UPDATE model_versions SET stage = 'Canary' WHERE version = 2", "version fraud/2 was changed without a row"),
+        ("UPDATE model_versions SET author = 'eve' WHERE version = 2", "version fraud/2 was changed without a row"),
+        ("UPDATE model_versions SET digest = '00' WHERE version = 1", "version fraud/1 was changed without a row"),
+        ("DELETE FROM approvals WHERE id = (SELECT min(id) FROM approvals)", "approval .* was changed without a row"),
+        ("UPDATE approvals SET promotion = NULL", "approval .* was changed without a row"),
+        ("UPDATE promotions SET ended = 'replaced'", "promotion .* was changed without a row"),
+        ("INSERT INTO user_roles VALUES ('ana', 'risk_officer', 1)", "role ana/risk_officer was changed without a row"),
+        ("UPDATE users SET token_sha256 = '00' WHERE name = 'cleo'", "user cleo was changed without a row"),
+        ("INSERT INTO aliases VALUES ('fraud', 'champion', 2)", "alias fraud/champion was changed without a row"),
+        ("INSERT INTO policies VALUES (99, '', '{}')", "policy 99 was changed without a row: the rows say nothing"),
+        ("UPDATE models SET last_version = 7", "model fraud was changed without a row: the rows say 2"),
+    ],
+)
+def test_a_table_that_was_changed_without_a_row_is_found(team, execute, tampering, finding):
+    team.production(b"1")
+    team.version(b"2")
+    assert team.ana.check_audit() is None
+
+    execute(tampering)
+
+    assert re.match(finding, team.ana.check_audit())
+
+
+def test_all_that_can_be_done_agrees_with_its_rows(team):
+    team.production(b"1")
+    team.ana.set_alias("fraud", "champion", 1)
+    team.production(b"2")
+    team.ben.rollback("fraud")
+    team.cleo.revoke_approval("fraud/1", stage="Production")
+    team.root.users.revoke("cleo", "risk_officer")
+    team.root.users.grant("cleo", "risk_officer")
+    team.root.users.disable("eve")
+    team.root.set_policy(team.root.policy().model_copy(update={"withdraw": ("operator", "ml_engineer")}))
+    team.ana.users.renew_token("ana")
+    team.ben.promote("fraud/1", stage="Archived")
+
+    assert team.ben.check_audit() is None

@@ -1,0 +1,145 @@
+"""The state that the audit rows tell of, made anew from them, against the state that the tables hold.
+
+The chain shows that no row was changed or left out. It cannot show a table that was changed without a row: this does.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlmodel import Session, select
+
+from mlray.registry.identity import UNPROVEN
+from mlray.registry.tables import (
+    AliasRow,
+    ApprovalRow,
+    AuditRow,
+    ModelRow,
+    PolicyRow,
+    PromotionRow,
+    RoleRow,
+    UserRow,
+    VersionRow,
+)
+
+State = dict[str, dict[Any, Any]]
+"""Per kind of thing, what is known of each."""
+
+
+def state_break(session: Session, rows: Iterable[AuditRow]) -> str | None:
+    """The first thing in the tables that the rows, in order, do not tell of; None where they agree."""
+    told: State = {kind: {} for kind in _HELD}
+    for row in rows:
+        _replay(told, row)
+    for kind, held in _HELD.items():
+        there = held(session)
+        for key in sorted(told[kind].keys() | there.keys(), key=str):
+            if not _same(told[kind].get(key), there.get(key)):
+                said, found = told[kind].get(key, "nothing"), there.get(key, "nothing")
+                return f"{kind} {_name(key)} was changed without a row: the rows say {said}, the table says {found}"
+    return None
+
+
+def _replay(told: State, row: AuditRow) -> None:
+    before, after, model = row.before or {}, row.after or {}, row.model
+    match row.action:
+        case "register":
+            version = after["version"]
+            told["model"][model] = version
+            told["version"][model, version] = ("None", 0, after["digest"], row.who)
+        case "set_alias":
+            told["alias"][model, after["alias"]] = after["version"]
+        case "remove_alias":
+            told["alias"].pop((model, before["alias"]), None)
+        case "promote" | "archive" | "rollback":
+            _replay_move(told, row, after)
+        case "approve":
+            word = (model, after["version"], after["stage"], after["role"], row.who, after["digest"], after["policy"])
+            told["approval"][row.sequence] = (*word, False, None)
+        case "revoke_approval":
+            for one in before["approvals"]:
+                told["approval"][one] = (*told["approval"][one][:7], True, told["approval"][one][8])
+        case "set_policy":
+            told["policy"][row.sequence] = (after["policy"], after["document"])
+        case _:
+            _replay_user(told, row, before, after)
+
+
+def _replay_move(told: State, row: AuditRow, after: Mapping[str, Any]) -> None:
+    key = (row.model, after["version"])
+    _, _, digest, author = told["version"][key]
+    told["version"][key] = (after["stage"], after["row_version"], digest, author)
+    for number, spell in told["promotion"].items():
+        if spell[:2] == key and spell[5] is None:
+            told["promotion"][number] = (*spell[:5], after.get("ended", "left"))
+    if row.action == "promote" and after["stage"] in ("Canary", "Production"):
+        told["promotion"][row.sequence] = (*key, after["stage"], digest, after["policy"], None)
+    if row.action == "rollback":
+        told["promotion"][after["promotion"]] = (*told["promotion"][after["promotion"]][:5], None)
+    for one in after.get("approvals", ()):
+        told["approval"][one] = (*told["approval"][one][:8], row.sequence)
+    for alias, version in after.get("aliases", {}).items():
+        if version is None:
+            told["alias"].pop((row.model, alias), None)
+        else:
+            told["alias"][row.model, alias] = version
+
+
+def _replay_user(told: State, row: AuditRow, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    match row.action:
+        case "add_user":
+            told["user"][after["user"]] = (after["token_sha256"], False)
+            told["role"] |= {(after["user"], role): row.sequence for role in after["roles"]}
+        case "renew_token":
+            told["user"][after["user"]] = (after["token_sha256"], told["user"][after["user"]][1])
+        case "grant":
+            told["role"][after["user"], after["role"]] = row.sequence
+        case "revoke":
+            told["role"].pop((before["user"], before["role"]), None)
+        case "disable":
+            told["user"][before["user"]] = (told["user"][before["user"]][0], True)
+
+
+def _approvals(session: Session) -> dict[Any, Any]:
+    return {
+        one.id: (
+            one.model, one.version, one.stage, one.role, one.who, one.digest, one.policy_revision,
+            one.revoked_at is not None, one.promotion,
+        )
+        for one in session.exec(select(ApprovalRow))
+    }  # fmt: skip
+
+
+def _promotions(session: Session) -> dict[Any, Any]:
+    return {
+        one.id: (one.model, one.version, one.stage, one.digest, one.policy_revision, one.ended)
+        for one in session.exec(select(PromotionRow))
+    }
+
+
+def _versions(session: Session) -> dict[Any, Any]:
+    where = session.exec(select(VersionRow.model, VersionRow.version, VersionRow.stage, VersionRow.row_version))
+    what = session.exec(select(VersionRow.model, VersionRow.version, VersionRow.digest, VersionRow.author))
+    told = {(model, version): (digest, author) for model, version, digest, author in what}
+    return {(model, version): (stage, count, *told[model, version]) for model, version, stage, count in where}
+
+
+_HELD = {
+    "model": lambda session: {one.name: one.last_version for one in session.exec(select(ModelRow))},
+    "version": _versions,
+    "alias": lambda session: {(one.model, one.alias): one.version for one in session.exec(select(AliasRow))},
+    "user": lambda session: {one.name: (one.token_sha256, one.disabled) for one in session.exec(select(UserRow))},
+    "role": lambda session: {(one.name, one.role): one.granted for one in session.exec(select(RoleRow))},
+    "policy": lambda session: {one.id: (one.revision, one.document) for one in session.exec(select(PolicyRow))},
+    "approval": _approvals,
+    "promotion": _promotions,
+}
+
+
+def _same(said: Any, found: Any) -> bool:
+    """Rows of the first schema name an author as the operating system did, without the mark that versions bear now."""
+    older = isinstance(said, tuple) and len(said) == 4 and (*said[:3], f"{UNPROVEN}{said[3]}") == found
+    return said == found or older
+
+
+def _name(key: Any) -> str:
+    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)

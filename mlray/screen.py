@@ -1,0 +1,53 @@
+"""Where a verb's progress and result go: tables for people, or JSON for scripts."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+Shown = Mapping[str, Any]
+
+
+class Screen:
+    """Where a verb's progress and result go: tables for people, or one JSON object on standard output."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A line with a running clock, whose text can be changed."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(text)
+            yield lambda now: progress.update(task, description=f"{text}: {now}")
+
+    def show(self, title: str, rows: Sequence[Shown], extra: Shown | None = None) -> None:
+        """The result: rows as a table, `extra` as lines below it."""
+        if self.as_json:
+            print(json.dumps({"result": rows, **(extra or {})}, default=str))
+            return
+        self.console.print(title, style="bold", highlight=False)
+        table = Table()
+        for name in rows[0] if rows else ():
+            table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+        for row in rows:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        if rows:
+            self.console.print(table)
+        for name, value in (extra or {}).items():
+            self.console.print(f"{name}: {_cell(value)}", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

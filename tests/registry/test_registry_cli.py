@@ -1,0 +1,87 @@
+"""The registry on the command line, from the first user to a rollback, each command with its own token."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from mlray.cli import app
+from mlray.errors import MlrayError
+
+
+@pytest.fixture
+def mlray(team, urls, tmp_path, monkeypatch):
+    """Runs a command as somebody of the team; the rows of its JSON answer."""
+    config = tmp_path / "platform.toml"
+    config.write_text(f'[platform]\nlake = "{tmp_path}"\nregistry = "{urls[0]}"\nartifacts = "{urls[1]}"\n')
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(who, *words, exit_code=0):
+        token = {} if who is None else {"MLRAY_TOKEN": getattr(team, who)._token}
+        done = CliRunner().invoke(app, [*words, "--config", str(config), "--json"], env=token)
+        if isinstance(done.exception, MlrayError):
+            raise done.exception
+        assert done.exit_code == exit_code, done.output
+        return json.loads(done.stdout)["result"]
+
+    return run
+
+
+def test_a_version_goes_to_production_and_back(mlray, team):
+    team.version(b"1")
+    team.version(b"2")
+    for version in ("fraud/1", "fraud/2"):
+        mlray("ben", "approve", version, "--role", "ml_engineer")
+        [shown] = mlray("cleo", "approve", version, "--role", "risk_officer", "--why", "reviewed")
+        assert shown["approvals"] == "Production: ben as ml_engineer, Production: cleo as risk_officer"
+        mlray("ana", "promote", version, "--stage", "Production")
+    assert [row["stage"] for row in mlray(None, "versions", "fraud")] == ["Archived", "Production"]
+
+    [shown] = mlray("ben", "rollback", "fraud", "--why", "latency")
+
+    assert (shown["version"], shown["stage"]) == ("fraud/1", "Production")
+    assert mlray(None, "audit", "fraud")[-1]["why"] == "latency"
+
+
+def test_an_approval_is_taken_back(mlray, team):
+    team.approved()
+    [shown] = mlray("cleo", "approve", "fraud/1", "--role", "risk_officer", "--revoke")
+
+    assert shown["approvals"] == "Production: ben as ml_engineer"
+    with pytest.raises(MlrayError, match="lacks an approval as risk_officer"):
+        mlray("ana", "promote", "fraud/1")
+
+
+def test_people_come_and_go(mlray):
+    [made] = mlray("root", "user", "add", "fay", "--role", "ml_engineer", "--role", "operator")
+    mlray("root", "user", "grant", "fay", "risk_officer")
+    mlray("root", "user", "revoke", "fay", "operator")
+    [renewed] = mlray("root", "user", "token", "fay")
+    fay = {"name": "fay", "roles": "ml_engineer, risk_officer", "disabled": False}
+    assert fay in mlray(None, "user", "list")
+    assert made["token"] != renewed["token"]
+
+    assert fay | {"disabled": True} in mlray("root", "user", "disable", "fay")
+
+
+def test_a_policy_is_shown_and_put_in_force(mlray, tmp_path):
+    (tmp_path / "policy.toml").write_text("[stages.Canary]\napprovals = ['risk_officer']\n")
+
+    mlray("root", "policy", str(tmp_path / "policy.toml"), "--why", "smaller team")
+
+    assert mlray(None, "policy") == [{"stage": "Canary", "approvals": "risk_officer", "gates": ""}]
+
+
+def test_a_broken_audit_is_exit_code_1(mlray, execute):
+    assert mlray(None, "audit", "--check")[0]["chain"] == "whole"
+
+    execute("UPDATE audit SET who = 'somebody' WHERE sequence = 2")
+
+    assert mlray(None, "audit", "--check", exit_code=1)[0]["chain"] == "audit row 2 was changed"
+
+
+def test_without_a_token_nothing_is_changed(mlray, team):
+    team.version()
+
+    with pytest.raises(MlrayError, match="a change needs a token: set MLRAY_TOKEN"):
+        mlray(None, "promote", "fraud/1", "--stage", "Staging")
