@@ -64,7 +64,7 @@ def read(
     tables = [_read(one, wanted, who, within) for one in slices]
     if not columns:  # the only thing a table without columns has is its length, and concatenation forgets it
         return pa.table({"": pa.nulls(sum(table.num_rows for table in tables))}).select([])
-    return pa.concat_tables([wanted.empty_table(), *tables])
+    return pa.concat_tables(tables or [wanted.empty_table()])
 
 
 def pruned(files: Sequence[File], column: str, low: Any, high: Any) -> tuple[File, ...]:

@@ -18,7 +18,7 @@ from mlray.offline.tasks import task
 
 ROW = "__row"
 """The position of a row in the spine, int64."""
-_FEWEST_ROWS, _MOST_ROWS = 32_768, 262_144
+_FEWEST_ROWS, _MOST_ROWS = 32_768, 524_288
 """Rows of a block of a spine in memory."""
 _BLOCKS = 8
 
@@ -58,12 +58,12 @@ def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], 
         table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
         fits(_canonical(table.schema))
         who = f"spine {table.name}"
-        refs = [ref for part in _parts_of(table.files) for ref in _read_in(part, table.schema, who)]
-        return _described(numbered(refs), table.schema, timestamp, f"{table.path} version {table.version}")
+        blocks = _read_in(table.files, table.schema, who)
+        return _described(blocks, table.schema, timestamp, f"{table.path} version {table.version}")
     if isinstance(spine, ray.data.Dataset):
-        refs, schema = _blocks_of(spine)
+        blocks, schema = _blocks_of(spine)
         fits(schema)
-        return _described(numbered(refs), schema, timestamp, "a Ray Dataset")
+        return _described(blocks, schema, timestamp, "a Ray Dataset")
     rows = in_memory(spine)
     fits(_canonical(rows.schema))
     rows = _portable(rows)
@@ -165,16 +165,22 @@ def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
     return [tuple(part) for part in parts]
 
 
-def _read_in(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Any]:
-    """References to the blocks that some files make."""
-    pieces = -(-sum(file.rows or 0 for file in files) // _MOST_ROWS)
-    refs: Any = _read.options(num_returns=max(pieces, 1)).remote(files, schema, who, max(pieces, 1))
-    return refs if pieces > 1 else [refs]
+def _read_in(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Block]:
+    """The blocks that the files make: each task reads some of them."""
+    tasks = [_reading(part, schema, who) for part in _parts_of(files)]
+    counts = np.concatenate(ray.get([task[0] for task in tasks])).tolist()
+    return numbered([ref for task in tasks for ref in task[1:]], counts)
 
 
-def numbered(refs: Sequence[Any]) -> list[Block]:
-    """Positions need the sizes of all blocks before; the blocks stay where they are, only counts come here."""
-    counts = ray.get([_count.remote(ref) for ref in refs])
+def _reading(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Any]:
+    """References to the rows of each block that some files make, and to the blocks."""
+    pieces = max(-(-sum(file.rows or 0 for file in files) // _MOST_ROWS), 1)
+    refs: list[Any] = _read.options(num_returns=pieces + 1).remote(files, schema, who, pieces)
+    return refs
+
+
+def numbered(refs: Sequence[Any], counts: Sequence[int]) -> list[Block]:
+    """Blocks of so many rows, one after another."""
     ends = np.cumsum([0, *counts]).tolist()
     return [Block(ref, ends[i], counts[i]) for i, ref in enumerate(refs)]
 
@@ -188,16 +194,17 @@ def _described(blocks: Sequence[Block], given: pa.Schema, timestamp: str, text: 
     return Spine(tuple(blocks), schema, digest, span, text)
 
 
-def _blocks_of(dataset: Any) -> tuple[list[Any], pa.Schema]:
+def _blocks_of(dataset: Any) -> tuple[list[Block], pa.Schema]:
     """Its blocks that have rows, and the schema of all; Ray keeps no columns of a block that has none."""
     refs = dataset.materialize().to_arrow_refs()
     counts = ray.get([_count.remote(ref) for ref in refs])
-    kept = [ref for ref, rows in zip(refs, counts, strict=True) if rows]
+    kept = [(ref, rows) for ref, rows in zip(refs, counts, strict=True) if rows]
     if kept:
-        return kept, _unified(ray.get([_schema.remote(ref) for ref in kept]))
+        full, rows = zip(*kept, strict=True)
+        return numbered(full, rows), _unified(ray.get([_schema.remote(ref) for ref in full]))
     known = dataset.schema()
     schema = _canonical(known.base_schema) if known and isinstance(known.base_schema, pa.Schema) else pa.schema([])
-    return [ray.put(schema.empty_table())], schema
+    return numbered([ray.put(schema.empty_table())], [0]), schema
 
 
 def _unified(schemas: list[pa.Schema]) -> pa.Schema:
@@ -224,7 +231,8 @@ def facts(rows: pa.Table, offset: int, timestamp: str) -> tuple[tuple[int, int],
 def _read(files: Sequence[delta.File], schema: pa.Schema, who: str, pieces: int) -> Any:
     rows = scan.read(files, schema, schema.names, who)
     size = -(-rows.num_rows // pieces)
-    return [rows.slice(i * size, size) for i in range(pieces)] if pieces > 1 else rows
+    blocks = [rows.slice(i * size, size) for i in range(pieces)]
+    return [[block.num_rows for block in blocks], *blocks]
 
 
 @task

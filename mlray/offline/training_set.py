@@ -89,11 +89,16 @@ class TrainingSet:
 
     def to_arrow(self) -> pa.Table:
         """All rows here, in spine order."""
-        tables = [in_schema(table, self.schema.append(pa.field(ROW, pa.int64()))) for table in self.join.tables()]
-        rows = pa.concat_tables([self._empty(), *tables]).combine_chunks()
+        full = self.schema.append(pa.field(ROW, pa.int64()))
+        tables = [in_schema(table, full) for table in self.join.tables() if table.num_rows]
+        tables.sort(key=lambda table: table.column(ROW)[0].as_py())
+        rows = pa.concat_tables(tables or [full.empty_table()])
+        position, rows = rows.column(ROW).to_numpy(), rows.drop_columns([ROW])
+        if bool((position[1:] > position[:-1]).all()):  # parts that are blocks of the spine
+            return rows
         place = np.empty(rows.num_rows, dtype=np.int64)
-        place[rows.column(ROW).to_numpy()] = np.arange(rows.num_rows)
-        return rows.drop_columns([ROW]).take(pa.array(place))
+        place[position] = np.arange(rows.num_rows)
+        return rows.combine_chunks().take(pa.array(place))
 
     def to_pandas(self) -> "pd.DataFrame":
         """All rows here, in spine order."""
@@ -113,9 +118,6 @@ class TrainingSet:
         """
         write(self.join, str(path), self.schema, self.fingerprint, progress)
         return self.count()
-
-    def _empty(self) -> pa.Table:
-        return self.schema.append(pa.field(ROW, pa.int64())).empty_table()
 
 
 def build(
