@@ -1,5 +1,5 @@
-# make demo | test | lint | bench | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses another
-# interpreter.
+# make demo | test | soak | lint | bench | constraints | clean. Each makes .venv if it is missing; PYTHON=... chooses
+# another interpreter.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -12,11 +12,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/flights.toml
 
-.PHONY: help demo test lint bench constraints clean
+.PHONY: help demo test soak lint bench constraints clean
 
 help:
 	@echo "make demo         from raw flights to a served prediction ($(CONFIG))"
 	@echo "make test         the test suite; ARGS='tests/flights -k spine' narrows it"
+	@echo "make soak         the tests of random schedules and kills, many more of each: an hour or more"
 	@echo "make lint         ruff, mypy --strict, import-linter"
 	@echo "make bench        small benchmarks beside DuckDB and Polars; ARGS=--full the stated sizes"
 	@echo "make constraints  resolve the tested set anew"
@@ -27,6 +28,12 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests that ask tests/soak.py how often they try.
+SOAKED := tests/test_parity_schedules.py tests/online/test_store_contract.py
+
+soak: .venv/.dev
+	MLRAY_SOAK=1 $(BIN)/python -m pytest --timeout 14400 $(SOAKED) $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from oracle import answer
-from soak import SOAKING, rounds
 
 import mlray as ml
 from mlray.errors import TimeError
@@ -31,6 +30,7 @@ from mlray.offline import delta
 from mlray.online import state
 from mlray.online.folding import FOLD, LATE_READS
 from mlray.online.retrieval import Reader
+from tests.soak import SOAKING, rounds
 
 STORES = ("memory", "lmdb", "redis")
 SCHEDULES = rounds(test=25, soak=1000)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mlray.errors import ConfigError, Conflict, InvalidName, StoreError
 from mlray.online.store import Cell, Held, OnlineStore, Stats, open_store
 from tests.redis_server import redis_call
+from tests.soak import rounds
 
 Delete: TypeAlias = tuple[bytes, bytes, int]
 
@@ -448,5 +449,6 @@ class Schedule(RuleBasedStateMachine):
 
 def test_any_schedule_agrees_with_a_dictionary(url: str) -> None:
     schedule = type("Schedule", (Schedule,), {"url": url})
-    bounds = settings(max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+    count, every = rounds(test=25, soak=1000), list(HealthCheck)
+    bounds = settings(max_examples=count, stateful_step_count=20, deadline=None, suppress_health_check=every)
     run_state_machine_as_test(schedule, settings=bounds)
