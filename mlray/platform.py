@@ -301,6 +301,7 @@ class Platform:
             artifacts=self.settings.artifacts,
             lake=self.settings.lake,
             current={name: self.applied.get(name) for name in self.applied.names()},
+            future=self.settings.future,
         )
 
     def _service(self, service: FeatureService | str) -> FeatureService:

@@ -27,6 +27,16 @@ class Answer(BaseModel):
     features: list[dict[str, Any]] | None = Field(None, description="per row, if asked for; NaN and inf are null")
 
 
+class Taken(BaseModel):
+    """What a call added; its rows can be read."""
+
+    request_id: str
+    source: str
+    rows: int = Field(description="0 where the idempotency key was used before")
+    version: int | None = Field(description="the Delta commit; null where nothing was added")
+    views: list[str] = Field(description="the online views that have the rows now")
+
+
 class Problem(BaseModel):
     """Why there is no answer."""
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +26,15 @@ from mlray.online.store import OnlineStore, open_store
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.config import Config
+from mlray.serving.events import Events
 from mlray.serving.ingress import await_free, await_ready, check_port, url_of
 from mlray.serving.prediction_log import PredictionLog
 from mlray.serving.predictor import Predictor, check_pinned, check_vectors, pinned_service, vector_types
 from mlray.serving.server import create_app
 from mlray.training.model import load_model
+from mlray.writer.actor import RemoteWriter
+from mlray.writer.actor import stop as stop_writers
+from mlray.writer.writer import FUTURE
 
 APPLICATION = "mlray"
 DEPLOYMENT = "predictor"
@@ -40,12 +45,13 @@ ONGOING, QUEUED = 64, 256
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What a replica is given. online, artifacts, log: URLs or absolute paths; current: see `Predictor`."""
+    """What a replica is given. online, artifacts, lake, log: URLs or absolute paths; current: see `Predictor`."""
 
     versions: tuple[ModelVersion, ...]
     config: Config
     online: str
     artifacts: str
+    lake: str
     log: str
     current: Mapping[str, FeatureService]
 
@@ -69,20 +75,23 @@ class Running:
 
 def deploy(
     config: Config, versions: Sequence[ModelVersion], *, online: str, artifacts: str, lake: str,
-    current: Mapping[str, FeatureService] | None = None,
+    current: Mapping[str, FeatureService] | None = None, future: timedelta = FUTURE,
 ) -> Running:
     """Serves exactly these versions, one of each model, in place of those served before; returns when they answer.
 
     online, artifacts, lake: as in the settings, reachable from every node. current: the definitions in force, by name
-    of service. Ray must be running. Nothing is started where a version cannot be served: DefinitionChanged,
-    NotMaterialized, UnknownName, CorruptArtifact, PortInUse, ConfigError. ServingFailed where a replica fails.
+    of service. future: how much later than now an event may be that is sent to a source. Ray must be running. Nothing
+    is started where a version cannot be served: DefinitionChanged, NotMaterialized, UnknownName, CorruptArtifact,
+    PortInUse, ConfigError. ServingFailed where a replica fails.
     """
-    served = Served(versions=tuple(versions), config=config, online=online, artifacts=artifacts,
+    served = Served(versions=tuple(versions), config=config, online=online, artifacts=artifacts, lake=lake,
                     log=delta.resolve(lake, config.log), current=dict(current or {}))
     check(served)
     new = reserve(config)
     try:
         start(config)
+        if config.ingest:
+            RemoteWriter(lake, online, future).start()
         serve.run(application(served), name=APPLICATION, route_prefix="/")
         url = url_of(config.host, config.port)
         await_ready(url, config.ready_seconds)
@@ -94,14 +103,15 @@ def deploy(
 
 
 def undeploy() -> None:
-    """Ends the application, its logs written first; and Serve with its port, unless it has other applications or its
-    cluster ends with this process.
+    """Ends the application, its logs written first, and the writers of events, what they have accepted written; and
+    Serve with its port, unless it has other applications or its cluster ends with this process.
     """
     address = serve_address()
     if address is None:
         return
     if APPLICATION in serve.status().applications:
         serve.delete(APPLICATION)
+        stop_writers()
     if not cluster.ends_with_process() and not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]
         await_free(*address)  # the proxy outlives the call by a moment
@@ -179,7 +189,8 @@ def open_app(served: Served) -> FastAPI:
     config, store = served.config, open_store(served.online)
     predictors = {v.name: open_predictor(v, served, store) for v in served.versions}
     log = PredictionLog(served.log, rows=config.log_rows, seconds=config.log_seconds, capacity=config.log_capacity)
-    return create_app(predictors, log, config, clock=wall_clock, on_shutdown=store.close)
+    events = Events(served.lake, config, RemoteWriter(served.lake, served.online).ingest_async)
+    return create_app(predictors, log, config, clock=wall_clock, events=events, on_shutdown=store.close)
 
 
 def open_predictor(version: ModelVersion, served: Served, store: OnlineStore) -> Predictor:

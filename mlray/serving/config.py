@@ -18,6 +18,9 @@ class Config:
     log_capacity    rows that may wait; beyond it requests are refused until rows are written
     replicas, cpus  processes, and logical CPUs of each
     ready_seconds   how long `deploy` waits for the first answer
+    ingest          sources to which events may be sent: their names, or true for every source in force. The endpoint
+                    asks for no credentials, so none is by default
+    max_events, max_events_bytes    of one request to it
     """
 
     host: str = "127.0.0.1"
@@ -32,10 +35,13 @@ class Config:
     replicas: int = 1
     cpus: float = 1.0
     ready_seconds: float = 120.0
+    ingest: tuple[str, ...] | bool = False
+    max_events: int = 10_000
+    max_events_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
         self._require(1 <= self.port <= 65535, "port", "a port from 1 to 65535")
-        for name in ("max_body_bytes", "max_rows", "log_rows", "replicas"):
+        for name in ("max_body_bytes", "max_rows", "log_rows", "replicas", "max_events", "max_events_bytes"):
             self._require(getattr(self, name) >= 1, name, "1 or more")
         for name in ("log_seconds", "ready_seconds"):
             self._require(getattr(self, name) > 0, name, "above 0")
@@ -51,11 +57,22 @@ class Config:
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """From a table of a TOML file; ConfigError for a name or a type that does not exist here."""
         kinds = {field.name: field.type for field in fields(cls)}
+        if "ingest" in settings:
+            settings = {**settings, "ingest": _sources(settings["ingest"])}
         for key, value in settings.items():
             if key not in kinds:
                 raise ConfigError.unknown_key("serving", key, kinds)
-            _check_type(key, value, str(getattr(kinds[key], "__name__", kinds[key])))
+            if key != "ingest":
+                _check_type(key, value, str(getattr(kinds[key], "__name__", kinds[key])))
         return cls(**settings)
+
+
+def _sources(value: object) -> tuple[str, ...] | bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ConfigError(f"serving: ingest={value!r}; it must be true, false or a list of names of sources")
 
 
 def _check_type(key: str, value: object, wanted: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlray.serving.answer import Answer, Health, Problem
+from mlray.serving.answer import Answer, Health, Problem, Taken
 from mlray.serving.config import Config
 
 DESCRIPTION = (
@@ -22,12 +22,15 @@ _KINDS: tuple[tuple[Callable[[pa.DataType], bool], dict[str, str]], ...] = (
 )
 _MEANING = {
     400: "not JSON, or not of this shape",
-    404: "no such model",
+    403: "this server takes no events of the source",
+    404: "no such model or source",
     413: "too many bytes or rows",
     422: "a field is unknown, missing or of the wrong type, or `at` cannot be answered",
+    429: "too many rows wait to be written; try again after Retry-After seconds",
     500: "an unexpected error",
     503: "the store, its state or the prediction log is unavailable; try again after Retry-After seconds",
 }
+_OF_EVENTS = {403, 429}
 
 
 def request_body(row: Mapping[str, pa.DataType], config: Config) -> dict[str, Any]:
@@ -59,7 +62,29 @@ def nullable(kind: pa.DataType) -> dict[str, Any]:
 
 def answers() -> dict[int | str, dict[str, Any]]:
     """What POST predict gives."""
-    return {200: {"model": Answer, "description": "the scores"}, **problems(*_MEANING)}
+    return {200: {"model": Answer, "description": "the scores"}, **problems(*(_MEANING.keys() - _OF_EVENTS))}
+
+
+def events_body(config: Config) -> dict[str, Any]:
+    """What POST events takes."""
+    rows = {
+        "type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": config.max_events,
+        "description": "each has every column of the source's table; the column of `known_at` may be left out of all",
+    }
+    key = {"type": "string", "minLength": 1, "maxLength": 255, "description": "a call with a used key adds nothing"}
+    shape = {
+        "type": "object", "additionalProperties": False, "required": ["rows"],
+        "properties": {"rows": rows, "idempotency_key": key},
+    }
+    header = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
+              "description": "the same as `idempotency_key`"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": shape}}},
+            "parameters": [header]}
+
+
+def taken() -> dict[int | str, dict[str, Any]]:
+    """What POST events gives."""
+    return {200: {"model": Taken, "description": "added, and readable"}, **problems(*_MEANING)}
 
 
 def problems(*codes: int) -> dict[int | str, dict[str, Any]]:

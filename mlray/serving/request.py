@@ -42,7 +42,7 @@ class Asked:
 
 def parse(body: bytes, fields: Mapping[str, pa.DataType], *, now: int, allow_at: bool, max_rows: int) -> Asked:
     """The request in `body`. fields: what a row consists of; now: microseconds UTC, q where the request names none."""
-    asked = _object(body)
+    asked = read_object(body)
     rows = _rows(asked, max_rows)
     features = asked.get("features", False)
     if not isinstance(features, bool):
@@ -59,19 +59,20 @@ def table(rows: Sequence[Any], fields: Mapping[str, pa.DataType]) -> pa.Table:
     return pa.table(columns) if columns else pa.table({"__row": pa.nulls(len(rows))})
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes, keys: Sequence[str] = KEYS, example: str = EXAMPLE) -> dict[str, Any]:
+    """The JSON object in `body`; InvalidRequest where it is none, or has another key than `keys`."""
     try:
         asked = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as error:
         if isinstance(error, MlrayError):
             raise
-        raise InvalidRequest(f"the body is not JSON ({error}); send {EXAMPLE}") from error
+        raise InvalidRequest(f"the body is not JSON ({error}); send {example}") from error
     if not isinstance(asked, dict):
-        raise InvalidRequest(f"the body is {_shown(asked)}, not an object; send {EXAMPLE}")
+        raise InvalidRequest(f"the body is {_shown(asked)}, not an object; send {example}")
     for key in asked:
-        if key not in KEYS:
-            hint = "; a single row goes under 'row'" if "row" not in asked and "rows" not in asked else ""
-            raise InvalidRequest(f"the request has no {_shown(key)}{did_you_mean(key, KEYS)}{hint}")
+        if key not in keys:
+            hint = "; a single row goes under 'row'" if "row" in keys and not {"row", "rows"} & asked.keys() else ""
+            raise InvalidRequest(f"the request has no {_shown(key)}{did_you_mean(key, keys)}{hint}")
     return asked
 
 
@@ -79,7 +80,11 @@ def _rows(asked: Mapping[str, Any], max_rows: int) -> Sequence[Any]:
     if ("row" in asked) == ("rows" in asked):
         got = "both" if "row" in asked else "neither"
         raise InvalidRequest(f"give either 'row' or 'rows', not {got}: {EXAMPLE}")
-    rows = [asked["row"]] if "row" in asked else asked["rows"]
+    return checked_rows([asked["row"]] if "row" in asked else asked["rows"], max_rows)
+
+
+def checked_rows(rows: Any, max_rows: int) -> Sequence[Any]:
+    """The rows where they are a list that is neither empty nor longer than `max_rows`."""
     if not isinstance(rows, list) or not rows:
         raise InvalidRequest(f"rows={_shown(rows)}; it must be a list of at least one object")
     if len(rows) > max_rows:
@@ -111,7 +116,19 @@ def _column(rows: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
         except (_Unfit, ValueError, OverflowError) as error:
             why = f" ({error})" if str(error) else ""
             raise SchemaError(f"row {number}: field '{name}' is {_shown(value)}, but {due} is due{why}") from error
-    return pa.array(values, kind)
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, OverflowError):
+        number = next(number for number, value in enumerate(values) if not _fits(value, kind))
+        raise SchemaError(f"row {number}: field '{name}' is {_shown(rows[number][name])}, beyond {kind}") from None
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowInvalid, OverflowError):
+        return False
+    return True
 
 
 class _Unfit(Exception):

@@ -1,7 +1,8 @@
 """The HTTP interface over predictors: FastAPI, no Ray Serve.
 
 400 not JSON or not of the right shape; 404 no such model or path; 413 too large; 422 a field or an instant that does
-not fit; 503 with Retry-After where the store, its state or the prediction log cannot be used now; 500 our fault.
+not fit; 503 with Retry-After where the store, its state or the prediction log cannot be used now; 500 our fault. For
+events also 403 a source that takes none here; 429 with Retry-After where too many rows wait.
 """
 
 import logging
@@ -22,6 +23,7 @@ from mlray import errors
 from mlray.errors import InvalidRequest, MlrayError, RequestTooLarge, UnknownName
 from mlray.serving import answer, openapi
 from mlray.serving.config import Config
+from mlray.serving.events import Events
 from mlray.serving.prediction_log import PredictionLog, log_rows
 from mlray.serving.predictor import Predictor, row_types
 from mlray.serving.request import parse
@@ -33,7 +35,8 @@ RETRY_AFTER = 5
 STATUS: Mapping[type[MlrayError], int] = {
     errors.InvalidRequest: 400, errors.UnknownName: 404, errors.RequestTooLarge: 413, errors.SchemaError: 422,
     errors.TimeError: 422, errors.NotMaterialized: 503, errors.StoreError: 503, errors.LogUnavailable: 503,
-    errors.DefinitionChanged: 503,
+    errors.DefinitionChanged: 503, errors.TableNotFound: 404, errors.Forbidden: 403, errors.Busy: 429,
+    errors.Unanswered: 503, errors.Conflict: 503,
 }
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -104,9 +107,9 @@ class Server:
 
 def create_app(
     predictors: Mapping[str, Predictor], log: PredictionLog, config: Config, *, clock: Clock,
-    on_shutdown: Callable[[], None] = lambda: None,
+    events: Events | None = None, on_shutdown: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The application; its end closes the log. on_shutdown: called after that."""
+    """The application; its end closes the log. events: takes those of sources; on_shutdown: called after that."""
     server = Server(predictors, log, config, clock)
 
     @asynccontextmanager
@@ -120,6 +123,8 @@ def create_app(
     app = FastAPI(title="mlray", description=openapi.DESCRIPTION, version="1", lifespan=lifespan)
     _add_models(app, server)
     _add_health(app, server)
+    if events is not None:
+        _add_events(app, server, events)
     for kind in (MlrayError, HTTPException, Exception):
         app.add_exception_handler(kind, _problem)
     return app
@@ -171,6 +176,23 @@ def _add_health(app: FastAPI, server: Server) -> None:
         return found
 
 
+def _add_events(app: FastAPI, server: Server, events: Events) -> None:
+    @app.post(
+        "/v1/sources/{name}/events", operation_id="ingest", tags=["sources"], response_class=Response,
+        responses=openapi.taken(), openapi_extra=openapi.events_body(server.config),
+    )
+    async def ingest(name: str, request: Request) -> Response:
+        """Adds rows to a source's table, and to every online view of it; answered when they can be read."""
+        body = await read_body(request, server.config.max_events_bytes)
+        request_id = _request_id(request)
+        found = await events.ingest(name, body, request.headers.get("idempotency-key"))
+        content = {
+            "request_id": request_id, "source": found.source, "rows": found.rows, "version": found.version,
+            "views": list(found.views),
+        }
+        return Response(answer.encoded(content), media_type="application/json", headers={"X-Request-ID": request_id})
+
+
 async def _predict(server: Server, name: str, request: Request) -> Response:
     body = await read_body(request, server.config.max_body_bytes)
     request_id = _request_id(request)
@@ -212,8 +234,8 @@ async def _problem(request: Request, error: Exception) -> Response:
     status, message = _explained(error, request_id)
     content = {"error": _kind(error), "message": message, "request_id": request_id}
     headers = {"X-Request-ID": request_id}
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER)
+    if status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after if isinstance(error, errors.Busy) else RETRY_AFTER)
     return Response(answer.encoded(content), status, headers, "application/json")
 
 
