@@ -13,11 +13,13 @@ from shop import HOUR, NOON, Shop, bits, row, service, spending, traffic
 import mlray as ml
 from mlray._ray_compat import serve_address
 from mlray.errors import ConfigError, DefinitionChanged, NotMaterialized, PortInUse, UnknownName
+from mlray.features.applied import Applied
 from mlray.features.catalog import service_hash, service_text
 from mlray.serving.app import Running, deploy, undeploy
 from mlray.serving.config import Config
 from mlray.serving.ingress import check_port
 from mlray.serving.prediction_log import read
+from mlray.writer.actor import running_writer
 
 
 def free_port() -> int:
@@ -27,7 +29,7 @@ def free_port() -> int:
 
 
 def config(port: int) -> Config:
-    return Config(port=port, allow_at=True, cpus=0.5, log_seconds=600)
+    return Config(port=port, allow_at=True, cpus=0.5, log_seconds=600, ingest=("purchases",))
 
 
 def start(shop: Shop, settings: Config, **changed: object) -> Running:
@@ -111,6 +113,17 @@ def test_bad_requests_are_told_why(running: Running, body: bytes, status: int, w
     assert (response.status_code, wrong in response.json()["message"]) == (status, True)
 
 
+def test_events_of_a_source_are_read_by_the_next_prediction(running: Running, shop: Shop) -> None:
+    Applied(shop.lake).apply(service())
+    bought = {"user_id": 4711, "channel": "test", "country": "PT", "amount": 2.5, "bought_at": NOON.isoformat()}
+    url, key = f"{running.url}/v1/sources/purchases/events", {"Idempotency-Key": "4711"}
+    sent = [httpx.post(url, json={"rows": [bought]}, headers=key, timeout=60).json() for _ in range(2)]
+    assert [one["rows"] for one in sent] == [1, 0]
+    body = {"row": row(user_id=4711), "features": True, "at": (NOON + HOUR).isoformat()}
+    [found] = httpx.post(running.predict_url("fraud"), json=body).json()["features"]
+    assert (found["country"], found["count_7d"], found["amount_mean_7d"]) == ("PT", 1, 2.5)
+
+
 def test_another_port_than_that_of_the_running_server_is_refused(running: Running, shop: Shop) -> None:
     port = int(running.url.rpartition(":")[2])
     with pytest.raises(ConfigError, match=f"this cluster's Ray Serve listens on {port}"):
@@ -122,6 +135,7 @@ def test_what_waits_in_the_log_is_written_when_the_server_ends(running: Running,
     at = [(NOON - HOUR).isoformat(), NOON.isoformat()]
     answer = httpx.post(running.predict_url(), json={"rows": [row(), row()], "at": at}).json()
     undeploy()
+    assert running_writer(shop.lake, shop.online) is None
     logged = read(running.log, shop.version)
     assert logged.num_rows == before + 2
     mine = logged.filter(pa.compute.equal(logged.column("request_id"), answer["request_id"])).sort_by("row")

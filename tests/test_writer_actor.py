@@ -1,0 +1,117 @@
+"""The writer as an actor: found by name, restarted after a kill, ended when told to; and behind Ray Serve."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from deltalake import DeltaTable
+
+import mlray as ml
+from mlray.errors import SchemaError, Unanswered
+from mlray.writer import actor
+from mlray.writer.actor import NAMESPACE, RemoteWriter, running_writer
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+payments = ml.DeltaSource("payments", path="payments", timestamp="at")
+user = ml.Entity("user", keys=["user_id"])
+paid = ml.FeatureView("paid", entity=user, source=payments, features=[ml.Sum("amount", windows=[ml.lifetime])])
+service = ml.FeatureService("service", features=[paid])
+
+
+def rows(*amounts: int) -> pa.Table:
+    return pa.table({"user_id": [7] * len(amounts), "at": [NOON] * len(amounts), "amount": list(amounts)})
+
+
+@pytest.fixture(scope="module")
+def platform(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ml.Platform]:
+    """A lake with one payment of 1, loaded, and its writer in the cluster. Later tests find what earlier ones added."""
+    del ray_cluster
+    platform = ml.connect(ml.Settings(lake=tmp_path_factory.mktemp("lake")))
+    platform.apply(service)
+    platform.ingest("payments", rows(1))
+    platform.materialize(service, until=NOON)
+    assert running_writer(platform.settings.lake, platform.settings.online) is None
+    RemoteWriter(platform.settings.lake, platform.settings.online).start()
+    yield platform
+    actor.stop()
+
+
+def writer(platform: ml.Platform) -> RemoteWriter:
+    found = running_writer(platform.settings.lake, platform.settings.online)
+    assert found is not None
+    return found
+
+
+def in_actor(platform: ml.Platform, function: Any) -> Any:
+    handle = ray.get_actor(writer(platform).name, namespace=NAMESPACE)
+    return ray.get(handle.__ray_call__.remote(function))
+
+
+def total(platform: ml.Platform) -> int:
+    """What user 7 has paid online, which is what Delta holds."""
+    at = NOON + timedelta(hours=1)
+    online = platform.get_features(service, [{"user_id": 7}], at=at)["amount_sum_lifetime"].to_pylist()[0]
+    assert online == sum(DeltaTable(f"{platform.settings.lake}/payments").to_pyarrow_table()["amount"].to_pylist())
+    return int(online)
+
+
+def test_where_a_writer_runs_a_platform_ingests_through_it(platform: ml.Platform) -> None:
+    before = total(platform)
+    assert platform.ingest("payments", rows(10, 20)).rows == 2
+    [stats] = [one for one in writer(platform).stats() if one.calls]
+    assert (total(platform), stats.rows, stats.newest) == (before + 30, 2, int(NOON.timestamp() * 1_000_000))
+    with pytest.raises(SchemaError, match="'colour' is not in the table"):
+        platform.ingest("payments", rows(1).append_column("colour", pa.array(["red"])))
+
+
+def test_a_killed_writer_is_started_again_and_repeated_calls_count_once(platform: ml.Platform) -> None:
+    before, killed = total(platform), in_actor(platform, lambda _: os.getpid())
+
+    def push(number: int) -> int:
+        return platform.ingest("payments", rows(100), idempotency_key=f"push-{number}").rows
+
+    with ThreadPoolExecutor(4) as threads:
+        pending = [threads.submit(push, number) for number in range(20)]
+        pending[0].result()
+        os.kill(killed, signal.SIGKILL)
+        for each in pending:
+            each.result()
+    assert (total(platform), in_actor(platform, lambda _: os.getpid()) != killed) == (before + 2000, True)
+
+
+def test_a_call_without_a_key_is_told_where_its_writer_died(platform: ml.Platform) -> None:
+    remote = writer(platform)
+    ray.kill(ray.get_actor(remote.name, namespace=NAMESPACE), no_restart=True)
+    with pytest.raises(Unanswered, match="with an idempotency key it would have been repeated"):
+        remote.ingest(payments, rows(5))
+    before = total(platform)
+    assert remote.ingest(payments, rows(5), "five").rows == 1
+    assert total(platform) == before + 5
+
+
+def test_stop_answers_what_was_accepted_and_leaves_no_writer(platform: ml.Platform) -> None:
+    before, remote = total(platform), writer(platform)
+    handle = ray.get_actor(remote.name, namespace=NAMESPACE)
+    pending = [handle.ingest.remote(payments, rows(1), None) for _ in range(30)]
+    ray.get(pending[0])
+    actor.stop()
+    done = sum(one.rows for one in _answered(pending))
+    assert running_writer(platform.settings.lake, platform.settings.online) is None
+    assert (done > 0, total(platform)) == (True, before + done)
+
+
+def _answered(pending: list[Any]) -> Iterator[Any]:
+    """The answers of calls; those that came too late were refused."""
+    for ref in pending:
+        try:
+            yield ray.get(ref)
+        except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
+            assert "the writer is ending" in str(error) or isinstance(error, ray.exceptions.RayActorError)
