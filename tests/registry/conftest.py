@@ -137,6 +137,12 @@ def registry(urls: tuple[str, str]) -> Registry:
     return Registry.connect(*urls, embedded=True)
 
 
+@pytest.fixture
+def passed_run(make_run: MakeRun) -> Callable[[bytes], SomeRun]:
+    """Makes a run whose evaluation has passed."""
+    return lambda weights: make_run(weights, gates={"evaluation": PASSED})
+
+
 PASSED = Gate(passed=True, value=0.755, threshold=0.7)
 
 

@@ -18,8 +18,8 @@ import psycopg
 from mlray.registry.database import Database
 
 START_SECONDS = 60
-# Nothing outlives the session, so nothing has to reach the disk.
-OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=16MB")
+# Nothing outlives the machine, so nothing has to reach the disk; what is committed outlives a crash of the server.
+OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=60", "shared_buffers=16MB")
 
 
 @dataclass
