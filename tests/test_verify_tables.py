@@ -14,7 +14,7 @@ from mlray.features.rows import KNOWN, SEQ, TS, events, raw_columns
 from mlray.features.types import INSTANT, instants
 from mlray.offline import delta
 from mlray.verify import history, sample
-from mlray.verify.evidence import first_difference
+from mlray.verify.evidence import Side, first_difference
 from mlray.verify.result import Event
 
 GROUPS = WriterProperties(max_row_group_size=4)
@@ -150,9 +150,16 @@ def test_the_first_event_that_one_side_has_is_told(
     told: tuple[str, int, int, float] | None,
 ) -> None:
     at = instants(pa.array([100_000_000], INSTANT), "at")
-    found = first_difference(seen, feature, side(*offline), side(*online), at)
+    found = first_difference(seen, feature, Side(side(*offline)), Side(side(*online)), at)
     shown = found and (found.side, found.at // 10**6, (found.known_at or 0) // 10**6, found.columns["v"])
     assert repr(shown) == repr(told)
+
+
+def test_what_online_has_condensed_is_no_difference() -> None:
+    at = instants(pa.array([100_000_000], INSTANT), "at")
+    whole, rest = side((45, 45, 1, 1.0), (50, 50, 2, 1.0)), side((50, 50, 2, 1.0))
+    assert first_difference(seen, "v_sum_1m", Side(whole), Side(rest, since=50_000_000), at) is None
+    assert first_difference(seen, "v_sum_1m", Side(whole), Side(side(), since=45_000_000), at) is not None
 
 
 def test_an_event_reads_as_a_sentence() -> None:

@@ -18,10 +18,19 @@ from mlray.features.service import FeatureService, item_names
 from mlray.features.view import BoundView, FeatureView
 from mlray.offline.answer import spine_keys
 from mlray.verify.cells import bits
-from mlray.verify.result import Difference, Event, Side
+from mlray.verify.result import Difference, Event, Name
 
-History = Callable[[FeatureView, pa.Table], pa.Table]
-"""The events that a side has of a view's key, which is a table of one row."""
+
+@dataclass(frozen=True)
+class Side:
+    """The events that a side has of a key. since: in microseconds, older ones are partials only; None: none are."""
+
+    events: pa.Table
+    since: int | None = None
+
+
+History = Callable[[FeatureView, pa.Table], Side]
+"""What a side has of a view's key, which is a table of one row."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +89,22 @@ def readings(service: FeatureService, feature: str) -> Iterator[Reading]:
             yield from (Reading(bound, own) for own, here in bound.renamed.items() if here in item.parameters)
 
 
-def first_difference(
-    view: FeatureView, feature: str, offline: pa.Table, online: pa.Table, at: Instants
-) -> Event | None:
-    """The earliest event that counts for the feature at the instant on one side only, or twice there."""
-    sides = {"offline": _counting(view, feature, offline, at), "online": _counting(view, feature, online, at)}
+def first_difference(view: FeatureView, feature: str, offline: Side, online: Side, at: Instants) -> Event | None:
+    """The earliest event that counts for the feature at the instant on one side only, or twice there; of the times in
+    which both sides hold events one by one.
+    """
+    since = [side.since for side in (offline, online) if side.since is not None]
+    given = {"offline": offline.events, "online": online.events}
+    sides = {name: _counting(view, feature, events, at) for name, events in given.items()}
+    if since:
+        sides = {name: side.filter(pc.greater_equal(side.column(TS), max(since))) for name, side in sides.items()}
     if feature in view.columns and all(side.num_rows for side in sides.values()):
         newest = min(pc.max(side.column(TS)).as_py() for side in sides.values())  # online forgets what lies behind it
         sides = {name: side.filter(pc.greater_equal(side.column(TS), newest)) for name, side in sides.items()}
     plain = {name: [_plain(view, row) for row in side.to_pylist()] for name, side in sides.items()}
     counts = {name: Counter(bits(list(row)) for row in rows) for name, rows in plain.items()}
     alone: list[Event] = []
-    pairs: tuple[tuple[Side, Side], ...] = (("offline", "online"), ("online", "offline"))
+    pairs: tuple[tuple[Name, Name], ...] = (("offline", "online"), ("online", "offline"))
     for side, other in pairs:
         excess = counts[side] - counts[other]
         found = next((row for row in plain[side] if excess[bits(list(row))] > 0), None)

@@ -17,7 +17,7 @@ from mlray.online.retrieval import get_features
 from mlray.online.store import OnlineStore
 from mlray.verify.cells import unequal
 from mlray.verify.comparison import Comparison
-from mlray.verify.evidence import Evidence
+from mlray.verify.evidence import Evidence, Side
 from mlray.verify.history import Keyed, asked_keys, events_of, key_schema
 from mlray.verify.online import stored_events
 
@@ -104,10 +104,10 @@ def _evidence(
     schemas = {view.name: key_schema(view, tables[view.source.name].schema) for view in service.views}
     held: dict[str, Keyed] = {}
 
-    def offline(view: FeatureView, key: pa.Table) -> pa.Table:
+    def offline(view: FeatureView, key: pa.Table) -> Side:
         if view.name not in held:
             keys = asked_keys(service, view, rows, schemas[view.name])
             held[view.name] = events_of(view, tables[view.source.name], keys)
-        return held[view.name].of(key)
+        return Side(held[view.name].of(key))
 
     return Evidence(service, schemas, offline, lambda view, key: stored_events(store, view, key))

@@ -22,7 +22,7 @@ from mlray.offline import delta
 from mlray.offline.answer import answer_part, finished, spine_keys
 from mlray.offline.training_set import source_tables
 from mlray.verify.cells import unequal
-from mlray.verify.evidence import Evidence
+from mlray.verify.evidence import Evidence, Side
 from mlray.verify.history import Keyed, asked_keys, events_of, key_schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,8 +69,8 @@ class Past:
         return Evidence(
             self.service,
             self.schemas,
-            lambda view, key: self._at(view, self.versions[view.source.name]).of(key),
-            lambda view, key: self._known(view, key, served),
+            lambda view, key: Side(self._at(view, self.versions[view.source.name]).of(key)),
+            lambda view, key: Side(self._known(view, key, served)),
         )
 
     def _key(self, row: int, view: FeatureView, columns: Sequence[pa.ChunkedArray]) -> pa.Table:

@@ -23,7 +23,7 @@ from mlray.offline.training_set import TrainingSet, source_tables
 from mlray.online.retrieval import get_features
 from mlray.online.store import OnlineStore
 from mlray.verify.comparison import Comparison
-from mlray.verify.evidence import Evidence
+from mlray.verify.evidence import Evidence, Side
 from mlray.verify.history import Keyed, asked_keys, key_schema, rows_of
 from mlray.verify.online import stored_events
 
@@ -98,10 +98,10 @@ def _evidence(
     held: dict[str, Keyed] = {}
     rows = {arrival.source.name: arrival.rows for arrival in arrivals}
 
-    def offline(view: FeatureView, key: pa.Table) -> pa.Table:
+    def offline(view: FeatureView, key: pa.Table) -> Side:
         if view.name not in held:
             held[view.name] = Keyed(view, events(view, rows[view.source.name]))
-        return held[view.name].of(key)
+        return Side(held[view.name].of(key))
 
     keys = {view.name: key_schema(view, tables[view.source.name].schema) for view in service.views}
     return Evidence(service, keys, offline, lambda view, key: stored_events(store, view, key))

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Side = Literal["offline", "online"]
+Name = Literal["offline", "online"]
+"""Of a side."""
 SHOWN = 20
 """Differences that are told in full."""
 
@@ -18,7 +19,7 @@ class Event:
     columns: those that the view reads.
     """
 
-    side: Side
+    side: Name
     at: int
     sequence: Any
     known_at: int | None
@@ -52,7 +53,7 @@ class Difference:
     def __str__(self) -> str:
         q = "no instant" if self.at is None else moment(self.at)
         head = f"{self.part}: {self.feature} of view {self.view or '-'}, key {self.key}, as of {q}"
-        why = self.event or "both sides have the same events within reach"
+        why = self.event or "both sides have the same events within reach, as far as they hold them one by one"
         return f"{head}: offline {self.offline!r}, online {self.online!r}\n  {why}\n  row {self.row}"
 
 
