@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-THEMES = ("as_of", "windows", "taxi", "scaling")
+THEMES = ("as_of", "windows", "taxi", "scaling", "ingest")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from benchmarks import as_of, check, data, scaling, taxi, windows
+from benchmarks import as_of, check, data, ingest, scaling, taxi, windows
 from benchmarks.data import Purchases
 from benchmarks.measure import measured
 from benchmarks.options import Options
@@ -50,6 +50,14 @@ def test_taxi_is_checked_and_written_up(options: Options) -> None:
 def test_scaling_is_checked_and_written_up(options: Options) -> None:
     assert scaling.run(TINY, options, steps=(1, 2), clusters=(2,))
     assert "| 2 nodes | shuffle |" in written(options, "scaling")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ingest_is_checked_and_written_up(options: Options) -> None:
+    assert ingest.run(ingest.Size(batches=6, users=100, rows=20, callers=2), options)
+    report = written(options, "ingest")
+    assert "| ingest-actor: every user's count | 100 | 100 | 0 |" in report
+    assert "by the actor, age p99 paced" in report
 
 
 def test_a_name_holds_the_same_rows_wherever_it_is_written(tmp_path: Path) -> None:
