@@ -62,6 +62,16 @@ def layout(
 
 
 @app.command()
+def compact(
+    source: Annotated[str, typer.Argument(help="A source by its name.")],
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
+    """Fold the many small files of a source's table, as ingest leaves them, into few; no row changes."""
+    _run("compact", config, json, source=source)
+
+
+@app.command()
 def build(
     out: Annotated[str | None, typer.Option(help="Write the training set as a new Delta table.")] = None,
     explain: Annotated[bool, typer.Option(help="Show how each view is joined and why, and build nothing.")] = False,

@@ -72,6 +72,14 @@ def layout(screen: Screen, recipe: Recipe, platform: Platform, source: str, enti
     return 0
 
 
+def compact(screen: Screen, recipe: Recipe, platform: Platform, source: str) -> int:
+    known = {one.name: one for one in recipe.service.sources}.get(source, source)
+    with screen.working("compact"):
+        done = platform.compact(known)
+    screen.show("compacted", [asdict(done)])
+    return 0
+
+
 def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, explain: bool) -> int:
     started = perf_counter()
     with screen.working("build") as note:
@@ -168,6 +176,7 @@ _VERBS: Mapping[str, Callable[..., int]] = {
     "apply": apply,
     "ingest": ingest,
     "layout": layout,
+    "compact": compact,
     "build": build,
     "train": train,
     "register": register,

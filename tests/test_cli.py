@@ -56,6 +56,11 @@ def test_the_same_file_again_changes_nothing(shop: Path) -> None:
     assert DeltaTable(str(shop / "lake/payments")).version() == 0
 
 
+def test_compact_of_a_table_of_one_file_changes_nothing(shop: Path) -> None:
+    done = json.loads(mlray(shop, "compact", "payments", "--json").stdout)["result"][0]
+    assert (done["source"], done["version"], done["removed"]) == ("payments", None, 0)
+
+
 def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path) -> None:
     both = [mlray(shop, "layout", "payments", "--json") for _ in range(2)]
     assert [one.returncode for one in both] == [0, 0], [one.stderr for one in both]
