@@ -1,4 +1,4 @@
-"""The registry on the command line: `mlray versions, approve, promote, rollback, audit, policy` and `mlray user`.
+"""The registry on the command line: versions, lineage, approve, promote, rollback, audit, policy, and `mlray user`.
 
 Declared here without Ray, torch or Arrow; done in `registry_commands`.
 """
@@ -24,7 +24,7 @@ user = typer.Typer(help="Who may do what in the registry. The first user is its 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of the registry to the command line."""
-    for command in (versions, approve, promote, rollback, audit, policy):
+    for command in (versions, lineage, approve, promote, rollback, audit, policy):
         app.command()(command)
     app.add_typer(user, name="user")
 
@@ -32,6 +32,11 @@ def add_to(app: typer.Typer) -> None:
 def versions(model: Model, config: Config = _FLIGHTS, json: Json = False) -> None:
     """The versions of a model: where each is, and who has approved it."""
     _run("versions", config, json, model=model)
+
+
+def lineage(version: Version, config: Config = _FLIGHTS, json: Json = False) -> None:
+    """Where a version comes from, down to the tables' versions, and what gates and people say of it."""
+    _run("lineage", config, json, version=version)
 
 
 def approve(

@@ -36,6 +36,12 @@ def versions(screen: Screen, registry: Registry, model: str) -> int:
     return 0
 
 
+def lineage(screen: Screen, registry: Registry, version: str) -> int:
+    known = registry.get(version)
+    screen.tree(known.reference, registry.lineage(known))
+    return 0
+
+
 def approve(screen: Screen, registry: Registry, version: str, role: str, stage: str, revoke: bool, why: str) -> int:
     known = registry.get(version)
     if revoke:
@@ -108,6 +114,7 @@ def user_list(screen: Screen, registry: Registry) -> int:
 
 _VERBS: Mapping[str, Callable[..., int]] = {
     "versions": versions,
+    "lineage": lineage,
     "approve": approve,
     "promote": promote,
     "rollback": rollback,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.tree import Tree
 
 Shown = Mapping[str, Any]
 
@@ -43,6 +44,23 @@ class Screen:
             self.console.print(table)
         for name, value in (extra or {}).items():
             self.console.print(f"{name}: {_cell(value)}", highlight=False)
+
+    def tree(self, title: str, branches: Shown) -> None:
+        """Names and texts, nested."""
+        if self.as_json:
+            print(json.dumps({"result": branches}))
+            return
+        root = Tree(escape(title))
+        _grow(root, branches)
+        self.console.print(root, highlight=False, soft_wrap=True)
+
+
+def _grow(node: Tree, branches: Shown) -> None:
+    for name, value in branches.items():
+        if isinstance(value, Mapping):
+            _grow(node.add(escape(name)), value)
+        else:
+            node.add(escape(f"{name}: {value}"))
 
 
 def _cell(value: Any) -> str:

@@ -85,7 +85,10 @@ class ArtifactStore:
     def read(self, file: ManifestFile) -> bytes:
         """The verified bytes of a file of a manifest; for small ones."""
         with self._reached():
-            content = bytes(obstore.get(self._store, _blob(file.sha256)).bytes())
+            try:
+                content = bytes(obstore.get(self._store, _blob(file.sha256)).bytes())
+            except FileNotFoundError as error:
+                raise CorruptArtifact(_mismatch(file.path, file.sha256, "nothing")) from error
         got = hashlib.sha256(content).hexdigest()
         if got != file.sha256:
             raise CorruptArtifact(_mismatch(file.path, file.sha256, got))

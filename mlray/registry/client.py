@@ -13,7 +13,9 @@ from mlray.errors import CorruptArtifact, SchemaError, UnknownName
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database
+from mlray.registry.gates import gates_of
 from mlray.registry.identity import Call
+from mlray.registry.lineage import Tree, lineage_of
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import ModelVersion, RunLike, record_of
 from mlray.registry.people import Approval
@@ -115,6 +117,12 @@ class Registry:
         """All approvals of a version, oldest first; `void` says why one does not count now."""
         known = self._known(version)
         return self._rules.approvals(known.name, known.version)
+
+    def lineage(self, version: ModelVersion | str) -> Tree:
+        """Where a version comes from, down to Delta versions and code, and what gates and people say of it."""
+        known = self._known(version)
+        gates = gates_of(self._artifacts, self._artifacts.manifest(known.digest), known.run_id)
+        return lineage_of(known, gates, self.approvals(known))
 
     def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
         """Moves a version to a stage; in Canary and Production it replaces the one that is there, which is archived.

@@ -29,7 +29,10 @@ def state_break(session: Session, rows: Iterable[AuditRow]) -> str | None:
     """The first thing in the tables that the rows, in order, do not tell of; None where they agree."""
     told: State = {kind: {} for kind in _HELD}
     for row in rows:
-        _replay(told, row)
+        try:
+            _replay(told, row)
+        except (KeyError, TypeError, IndexError):
+            return f"audit row {row.sequence} tells of something that the rows before it do not know"
     for kind, held in _HELD.items():
         there = held(session)
         for key in sorted(told[kind].keys() | there.keys(), key=str):

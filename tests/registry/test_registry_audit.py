@@ -5,6 +5,8 @@ import re
 import pytest
 
 from mlray.errors import Conflict, RegistryUnavailable, UnknownName
+from mlray.registry.audit import Change, append
+from mlray.registry.database import Database
 
 
 @pytest.fixture
@@ -115,3 +117,13 @@ def test_all_that_can_be_done_agrees_with_its_rows(team):
     team.ben.promote("fraud/1", stage="Archived")
 
     assert team.ben.check_audit() is None
+
+
+def test_a_row_that_the_owner_of_the_database_appends_is_held_against_those_before(team, urls):
+    team.production(b"1")
+    after = {"version": 9, "stage": "Production"}
+    forged = Change(who="cleo", action="promote", model="fraud", request="r", after=after)
+    with Database(urls[0]).write() as session:
+        append(session, forged, at=0)
+
+    assert re.match("audit row .* tells of something that the rows before it do not know", team.ana.check_audit())

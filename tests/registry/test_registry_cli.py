@@ -43,6 +43,12 @@ def test_a_version_goes_to_production_and_back(mlray, team):
     assert mlray(None, "audit", "fraud")[-1]["why"] == "latency"
 
 
+def test_the_lineage_is_a_tree(mlray, team):
+    team.version()
+
+    assert mlray(None, "lineage", "fraud/1")["data"]["tables"] == {"departures": "Delta version 4"}
+
+
 def test_an_approval_is_taken_back(mlray, team):
     team.approved()
     [shown] = mlray("cleo", "approve", "fraud/1", "--role", "risk_officer", "--revoke")

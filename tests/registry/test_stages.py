@@ -4,9 +4,14 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from mlray.errors import Conflict, Forbidden, NotApproved, UnknownName
+from mlray.registry.gates import Gate
+from mlray.registry.identity import Call
+from mlray.registry.lookup import version_row
 from mlray.registry.policy import Policy
+from mlray.registry.stages import Evidence, promote
 
 PRODUCTION = {"stage": "Production"}
+PASSED = Gate(passed=True)
 
 
 def test_a_version_starts_in_none_and_goes_to_staging_without_approvals(team):
@@ -162,3 +167,15 @@ def test_a_version_that_was_withdrawn_needs_new_approvals(team):
 
     with pytest.raises(NotApproved):
         team.ana.promote("fraud/2", **PRODUCTION)
+
+
+def test_a_digest_that_changes_after_its_bytes_were_verified_is_not_promoted(team):
+    version = team.approved()
+    verified = Evidence(digest="0" * 64, gates={"evaluation": PASSED})
+
+    with (
+        pytest.raises(Conflict, match="fraud/1: its digest is not the one whose bytes were verified"),
+        team.ana._rules._changing(Call(request="r", token=team.ana._token)) as tx,
+    ):
+        promote(tx, Policy(), version_row(tx.session, "fraud", version.version), "Production", verified, None)
+    assert team.stages() == ["None"]
