@@ -59,6 +59,10 @@ class One:
                 columns = [_kept(column, seen) for column in columns]
         return self._single.answer(dict(zip(self._columns, columns, strict=True)), floor, ceil)
 
+    def to_table(self, answers: Sequence[Sequence[Any]]) -> pa.Table:
+        """One row per answer."""
+        return self._single.to_table(answers)
+
     def latest(self, cells: Sequence[Sequence[Cell]], at: Instants) -> list[Sequence[Any]] | None:
         """`answer` of many keys of a view that is `bare`; None where a key has more than a base of one row."""
         places = [place for place, of_key in enumerate(cells) if of_key]

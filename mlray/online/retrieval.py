@@ -20,7 +20,6 @@ from mlray.features import keys as typed_keys
 from mlray.features.evaluate import Queries, evaluate
 from mlray.features.order import prepare
 from mlray.features.service import FeatureService
-from mlray.features.single import to_arrow
 from mlray.features.vector import Assembly, request_fields
 from mlray.features.view import BoundView
 from mlray.online.cells import Shape, shape_of, stored
@@ -160,9 +159,7 @@ class Vectors:
         answers = []
         for view, found in self.plain:
             assert view.one is not None
-            columns = [[values[i] for values in found] for i in range(len(view.one.names))]
-            made = [to_arrow(column, kind) for column, kind in zip(columns, view.one.types, strict=True)]
-            answers.append(pa.table(made, names=view.one.names))
+            answers.append(view.one.to_table(found))
         return self.assembly.vectors(answers, request_fields(self.service, self.rows()), self.at)
 
     def to_pylist(self) -> list[dict[str, Any]]:
