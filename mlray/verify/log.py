@@ -48,14 +48,15 @@ def verify_log(
     found = _conformed(served.vectors, wanted.schema, log)
     differs = unequal(wanted, found)
     past = Past(service, lake, dict(offline.sources), served.spine, served.timestamp, microseconds(freshness))
-    late, skipped = np.zeros_like(differs), dict[str, None]()
+    late, skipped, moments = np.zeros_like(differs), dict[str, None](), dict[int, int | None](enumerate(served.moments))
     for row in sorted(np.flatnonzero(differs.any(axis=1)).tolist(), key=lambda row: served.moments[row]):
         try:
             late[row] = past.gives(row, served.moments[row], found.slice(row, 1))
         except MlrayError as error:
             skipped[f"what was known when rows were served cannot be told: {error}"] = None
+            moments[row] = None
     done = Comparison("log")
-    done.add(served.spine, served.at, wanted, found, lambda row: past.evidence(served.moments[row]), late)
+    done.add(served.spine, served.at, wanted, found, lambda row: past.evidence(moments[row]), late)
     return LogVerification(
         model,
         service.name,

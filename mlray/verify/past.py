@@ -64,14 +64,16 @@ class Past:
             answers[read] = answer_part(read, self._known(read.view, key, moment), block, self.timestamp)
         return finished(self.service, block, answers, self.timestamp).select(self.service.names)
 
-    def evidence(self, served: int) -> Evidence:
-        """What is known now beside what was known at the moment."""
-        return Evidence(
-            self.service,
-            self.schemas,
-            lambda view, key: Side(self._at(view, self.versions[view.source.name]).of(key)),
-            lambda view, key: Side(self._known(view, key, served)),
-        )
+    def evidence(self, served: int | None) -> Evidence:
+        """What is known now beside what was known at the moment; None: that is gone, and nothing tells them apart."""
+
+        def now(view: FeatureView, key: pa.Table) -> Side:
+            return Side(self._at(view, self.versions[view.source.name]).of(key))
+
+        def then(view: FeatureView, key: pa.Table) -> Side:
+            return now(view, key) if served is None else Side(self._known(view, key, served))
+
+        return Evidence(self.service, self.schemas, now, then)
 
     def _key(self, row: int, view: FeatureView, columns: Sequence[pa.ChunkedArray]) -> pa.Table:
         schema = self.schemas[view.name]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
 from shop import HOUR, NOON, Shop, open_shop, purchases, row, service, spending, traffic
 
 import mlray as ml
@@ -103,6 +104,17 @@ def test_late_and_wrong_cells_of_one_row_are_told_apart(own: Shop) -> None:
     [told] = found.differences
     assert told.feature == "amount_mean_7d"
     assert told.event == Event("offline", us(NOON - HOUR / 2), None, None, {"country": "NL", "amount": 5.0})
+
+
+def test_without_the_log_of_then_late_cannot_be_told_from_wrong(own: Shop) -> None:
+    serve(own, "a", NOON)
+    bought(own, 5.0, NOON - HOUR / 2)
+    table = DeltaTable(f"{own.lake}/purchases")
+    table.create_checkpoint()
+    Path(own.lake, "purchases/_delta_log", f"{0:020}.json").unlink()
+    found = verified(own)
+    assert (found.different, found.late, found.ok) == (5, 0, False)
+    assert "the log of its table begins with version 1" in found.skipped[0]
 
 
 def test_rows_that_were_written_twice_count_once(own: Shop) -> None:
