@@ -18,6 +18,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ IN_ORDER: Final = 1
 
 _FIXED: Final = struct.Struct("<BB4sIqI")
 _LENGTH: Final = struct.Struct("<I")
+_LONGEST_HEAP: Final = 2**31 - 1
 _FEW: Final = 6
 """Rows up to which they are unpacked one by one: an array costs more to make."""
 
@@ -119,16 +121,22 @@ class Layout:
             form, flags, schema, rows, until, tail = _FIXED.unpack_from(value)
             if form == FORMAT and schema == self.id and len(value) == self._head + self._size(value, rows) + tail:
                 return Header(flags, rows, until, tail)
-        raise SchemaError(
-            f"a stored value of {len(value)} bytes is not of columns {', '.join(self.schema.names)}; materialize the "
-            "view again"
+        raise self._damaged(value)
+
+    def _damaged(self, *values: bytes) -> SchemaError:
+        return SchemaError(
+            f"a stored value of {sum(map(len, values))} bytes is not of columns {', '.join(self.schema.names)}; "
+            "materialize the view again"
         )
 
     def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, Headers]:
         """All rows of the values, one after another, and the header of each value."""
         headers, rows, heaps = self._alike(values) or self._each(values)
         full = bool(np.all(rows["valid"] == np.frombuffer(self._full, np.uint8)))
-        columns = [self._column(i, rows, full, heaps.get(i, b"")) for i in range(len(self._cells))]
+        try:
+            columns = [self._column(i, rows, full, heaps.get(i, b"")) for i in range(len(self._cells))]
+        except (ValueError, OSError) as error:  # of Arrow, about bytes that are not what they should be
+            raise self._damaged(*values) from error
         if not columns:
             return pa.table({"": pa.nulls(len(rows))}).select([]), headers
         return pa.Table.from_arrays(columns, schema=self.schema), headers
@@ -167,7 +175,10 @@ class Layout:
         flags, columns = self._lists(value, header.rows)
         end = self._head + self._array.itemsize * header.rows
         for i, length in zip(self._long, self._lengths(value), strict=True):
-            columns[i] = _cut(value[end : end + length], columns[i], self._cells[i].type)
+            try:
+                columns[i] = _cut(value[end : end + length], columns[i], self._cells[i].type)
+            except (ValueError, OSError) as error:
+                raise self._damaged(value) from error
             end += length
         for i in self._decimals:
             columns[i] = [int.from_bytes(digits, "little", signed=True) for digits in columns[i]]
@@ -313,9 +324,12 @@ def _long_column(
     kind: pa.DataType, lengths: NDArray[Any], nulls: pa.Buffer | None, heap: bytes, valid: NDArray[Any]
 ) -> pa.Array:
     ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    _check_heap(int(ends[-1]), heap)
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         buffers = [nulls, pa.py_buffer(ends.astype(np.int32).tobytes()), pa.py_buffer(heap)]
-        return pa.Array.from_buffers(kind, len(lengths), buffers)
+        column = pa.Array.from_buffers(kind, len(lengths), buffers)
+        column.validate(full=True)  # what is no UTF-8 is undefined behaviour in what comes after
+        return column
     parts = [
         _value(heap[start:end], kind) if held else pa.nulls(1, kind)
         for (start, end), held in zip(pairwise(ends.tolist()), valid.tolist(), strict=True)
@@ -325,6 +339,7 @@ def _long_column(
 
 def _cut(heap: bytes, lengths: Sequence[int], kind: pa.DataType) -> list[Any]:
     """The values of a long column as Python objects."""
+    _check_heap(sum(lengths), heap)
     pieces: Iterator[bytes] = (heap[start:end] for start, end in pairwise(accumulate(lengths, initial=0)))
     if pa.types.is_string(kind):
         return [piece.decode() for piece in pieces]
@@ -333,10 +348,22 @@ def _cut(heap: bytes, lengths: Sequence[int], kind: pa.DataType) -> list[Any]:
     return [_value(piece, kind)[0].as_py() if piece else None for piece in pieces]
 
 
+def _check_heap(needed: int, heap: bytes) -> None:
+    """ValueError where the lengths of the values are not those of their bytes: Arrow would read beyond them."""
+    if needed != len(heap) or needed > _LONGEST_HEAP:
+        raise ValueError(f"values of {needed} bytes do not lie in {len(heap)}")
+
+
 def _message(one: pa.Array) -> bytes:
-    """A single list, struct or other value: an Arrow record batch without its schema."""
-    return bytes(pa.record_batch([one], names=["value"]).serialize())
+    """A single list, struct or other value: an Arrow record batch without its schema, after a checksum, for Arrow
+    ends the process over some that are damaged.
+    """
+    message = bytes(pa.record_batch([one], names=["value"]).serialize())
+    return _LENGTH.pack(crc32(message)) + message
 
 
 def _value(piece: bytes, kind: pa.DataType) -> pa.Array:
-    return pa.ipc.read_record_batch(pa.py_buffer(piece), pa.schema([("value", kind)])).column(0)
+    message = piece[_LENGTH.size :]
+    if piece[: _LENGTH.size] != _LENGTH.pack(crc32(message)):
+        raise ValueError("a stored value is damaged")
+    return pa.ipc.read_record_batch(pa.py_buffer(message), pa.schema([("value", kind)])).column(0)

@@ -5,7 +5,7 @@ A key is its typed parts one after another, each with a tag and a length, so tha
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from mlray.errors import SchemaError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT = {pa.int64(): int, pa.string(): str}
+_DIGITS = Context(prec=80)
+"""More than any decimal of Arrow has: by default, Python rounds to 28."""
 _INTEGER = b"i" + (8).to_bytes(4, "big")
 
 
@@ -67,5 +69,5 @@ def _tagged(value: Any) -> tuple[bytes, bytes]:
     if isinstance(value, date):
         return b"d", value.toordinal().to_bytes(4, "big")
     if isinstance(value, Decimal):
-        return b"n", str(value.normalize()).encode()
+        return b"n", str(value.normalize(_DIGITS)).encode()
     raise SchemaError(f"a key of type {type(value).__name__} cannot be stored online")

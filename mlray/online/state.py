@@ -43,7 +43,10 @@ def applied(store: OnlineStore, view: FeatureView, *, otherwise: int) -> int:
 def check_schema(store: OnlineStore, view: FeatureView, schema: pa.Schema) -> None:
     """SchemaError where events of this schema cannot lie beside those that the view has online."""
     raw = store.state(space(view))
-    held = ViewState.parsed(raw).events if raw is not None else schema
+    _check_same(view, ViewState.parsed(raw).events if raw is not None else schema, schema)
+
+
+def _check_same(view: FeatureView, held: pa.Schema, schema: pa.Schema) -> None:
     for field in schema:
         if held.field(field.name).type != field.type:
             raise SchemaError(
@@ -78,8 +81,10 @@ def push(
         old = ViewState.parsed(raw) if raw is not None else ViewState.new(view, events.schema)
         if version <= old.folded:
             return Written()
+        _check_same(view, old.events, events.schema)  # a load may have retyped a column since the caller looked
         new = _advanced(old, view, events, version)
-        found = folded(store, view, old, new, [cell.key for cell in fresh], fold)
+        again = version <= old.applied  # its cells may be there, and must not be folded and written once more
+        found = folded(store, view, old, new, [] if again else [cell.key for cell in fresh], fold)
         state, cells = found.state.text(), [*found.cells, *fresh]
         store.write(space(view), cells, deletes=found.replaced, state=state, over=raw)
         return Written().plus(fresh, events.num_rows)
