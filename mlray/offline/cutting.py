@@ -1,6 +1,6 @@
 """Rows cut by bucket, and files cut into what one task reads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,16 @@ _LONG = 1 << 31
 _WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
-def cut(
-    rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int64] | None = None
-) -> list[pa.Table]:
-    """The rows by group, in their order. of: the group of each; kept: which rows these are, None: all."""
+def cut(rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int64] | None = None) -> Iterator[pa.Table]:
+    """The rows by group, in their order, one group after another, so that a task holds a copy of one only.
+
+    of: the group of each; kept: which rows these are, None: all.
+    """
     order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
     ends = np.cumsum(np.bincount(of, minlength=count))
-    together_ = roomy(rows).take(pa.array(order if kept is None else kept[order]))
-    return [together_.slice(end - size, size) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
+    places, rows = order if kept is None else kept[order], roomy(rows)
+    for group in np.split(places, ends[:-1]):
+        yield rows.take(pa.array(group))
 
 
 def roomy(rows: pa.Table) -> pa.Table:

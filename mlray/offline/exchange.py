@@ -3,7 +3,7 @@
 The cuts lie in Ray's object store, which spills to disk; a lost one is computed again from its block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ def spine_buckets(rows: pa.Table, group: Group) -> Buckets:
     return found if whole.all() else np.where(whole, found, rows.column(ROW).to_numpy() % group.parts)
 
 
-def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> list[pa.Table]:
+def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Iterator[pa.Table]:
     """A block of the spine, with `__row`, by the parts of the training set."""
     rows = placed(block, schema, offset)
     return cut(rows, spine_buckets(rows, group), group.parts)
@@ -48,7 +48,7 @@ def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> 
 
 def cut_questions(
     block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
-) -> list[pa.Table]:
+) -> Iterator[pa.Table]:
     """What a group that is not the final one needs of a block: its keys, the instant, `__row` and `__to`."""
     rows = placed(block, schema, offset)
     to = pa.array(spine_buckets(rows, final).astype(np.int32))
@@ -56,7 +56,7 @@ def cut_questions(
     return cut(asked, spine_buckets(rows, group), group.parts)
 
 
-def cut_events(view: FeatureView, rows: pa.Table, bounds: Bounds, types: pa.Schema, count: int) -> list[pa.Table]:
+def cut_events(view: FeatureView, rows: pa.Table, bounds: Bounds, types: pa.Schema, count: int) -> Iterator[pa.Table]:
     """A view's events in raw rows, those within the bounds, by bucket."""
     found = within(events(view, rows), bounds)
     keys = [found.column(key).cast(kind) for key, kind in zip(view.keys, types.types, strict=True)]
@@ -124,14 +124,18 @@ def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]
     return _started(task, count, arguments)
 
 
-def returned(cuts: Sequence[pa.Table]) -> list[Any]:
-    """The return values of a task that cuts: how many rows each bucket has, then the buckets."""
-    return [np.array([piece.num_rows for piece in cuts], dtype=np.int64), *cuts]
+def returned(cuts: Iterable[pa.Table]) -> Iterator[Any]:
+    """The return values of a task that cuts: the buckets, then how many rows each has."""
+    counts = []
+    for piece in cuts:
+        counts.append(piece.num_rows)
+        yield piece
+    yield np.array(counts, dtype=np.int64)
 
 
 def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
     outputs = [task.options(num_returns=count + 1).remote(*given) for given in arguments]
-    return Cuts([refs[1:] for refs in outputs], [refs[0] for refs in outputs])
+    return Cuts([refs[:-1] for refs in outputs], [refs[-1] for refs in outputs])
 
 
 @task

@@ -7,7 +7,7 @@ per block of the spine.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -278,7 +278,7 @@ def arrived(reads: Sequence[Read], found: pa.Table, rows: NDArray[np.int64]) -> 
     }
 
 
-def answers_elsewhere(part: Part, context: Context, parts: int) -> list[pa.Table]:
+def answers_elsewhere(part: Part, context: Context, parts: int) -> Iterator[pa.Table]:
     """The answers of a group, cut by the parts of the training set."""
     spine, answers = answered(part, context)
     table = spine.select([ROW])
