@@ -12,11 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 import mlray as ml
 from mlray.errors import Busy, RequestTooLarge, SchemaError, StoreError
 from mlray.ingest import Ingested
+from mlray.offline.appends import Appender, Batch, transaction
 from mlray.online.store import OnlineStore, open_store
 from mlray.writer.lane import Lane, Limits
 from mlray.writer.parts import ingest_parts
@@ -159,20 +160,36 @@ def test_a_call_whose_rows_do_not_fit_is_refused_alone(platform: ml.Platform, st
     assert len(DeltaTable(f"{lake}/payments").to_pyarrow_table()) == 2
 
 
-def test_two_processes_that_make_one_table_and_use_one_key_add_it_once(tmp_path: Path) -> None:
-    script = (
-        "import sys, pyarrow as pa\n"
-        "from mlray.offline.appends import Appender, Batch\n"
-        "sys.stdin.readline()\n"
-        "for i in range(20):\n"
-        "    Appender(sys.argv[1], 'x').append([Batch(pa.table({'a': [i]}), f'k{i}')])\n"
-    )
-    command = [sys.executable, "-c", script, f"{tmp_path}/made"]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
-    for one in both:
-        one.communicate("\n")
-    assert [one.returncode for one in both] == [0, 0]
-    assert sorted(DeltaTable(f"{tmp_path}/made").to_pyarrow_table()["a"].to_pylist()) == list(range(20))
+class Overtaken(Appender):
+    """One whom another process overtakes, with the same batch, between its look at the table and its commit."""
+
+    def _newest(self) -> DeltaTable | None:
+        found = super()._newest()
+        if found is None or found.version() == 0:
+            Appender(self.path, "the quicker one").append([Batch(rows(10), "k")])
+        return found
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_processes_with_one_key_the_slower_adds_nothing_also_where_both_make_the_table(
+    tmp_path: Path, there: bool
+) -> None:
+    if there:
+        write_deltalake(f"{tmp_path}/table", rows(1))
+    both = Overtaken(f"{tmp_path}/table", "the slower one").append([Batch(rows(10), "k"), Batch(rows(20))])
+    stored = DeltaTable(f"{tmp_path}/table").to_pyarrow_table()["amount"].to_pylist()
+    assert (both.new, sorted(stored)) == ((False, True), [1] * there + [10, 20])
+
+
+def test_a_repeated_key_is_answered_when_its_rows_can_be_read_whoever_committed_them(
+    platform: ml.Platform, store: OnlineStore
+) -> None:
+    writer = Writer(platform.settings.lake, store, clock=lambda: NOW)
+    writer.ingest(payments, rows(100))
+    lost = Batch(rows(10), transaction("payments", "a"))
+    Appender(f"{platform.settings.lake}/payments", "a process that died here").append([lost])
+    assert writer.ingest(payments, rows(10), "a").version is None
+    assert sums(platform, 7) == [111]
 
 
 DRAINED = """
