@@ -1,1 +1,1 @@
-"""Benchmarks of the offline engine beside DuckDB and Polars; see README.md."""
+"""Benchmarks of the offline engine beside DuckDB and Polars, of ingest, and of online reads; see README.md."""

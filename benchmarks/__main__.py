@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-THEMES = ("as_of", "windows", "taxi", "scaling", "ingest")
+THEMES = ("as_of", "windows", "taxi", "scaling", "ingest", "online")
 
 
 def main() -> int:

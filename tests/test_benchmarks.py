@@ -1,14 +1,16 @@
 """Each benchmark at a tiny size: it checks its results, says what it found, and can find that one is wrong."""
 
+import math
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from benchmarks import as_of, check, data, ingest, scaling, taxi, windows
+from benchmarks import as_of, check, data, ingest, online, scaling, taxi, windows
 from benchmarks.data import Purchases
 from benchmarks.measure import measured
+from benchmarks.online_data import Online, Truth
 from benchmarks.options import Options
 
 TINY = Purchases(rows=4000, spine=400, users=200, files=3)
@@ -58,6 +60,21 @@ def test_ingest_is_checked_and_written_up(options: Options) -> None:
     report = written(options, "ingest")
     assert "| ingest-actor: every user's count | 100 | 100 | 0 |" in report
     assert "by the actor, age p99 paced" in report
+
+
+def test_online_reads_are_checked_and_written_up(options: Options) -> None:
+    assert online.run(Online(keys=500, busy=500, loaded=300, events=20), options, seconds=0.01, readers=(1, 2))
+    report = written(options, "online")
+    assert "| D2, Redis, together = the tables, to the bit | 100 | 5,000 | 0 |" in report
+    assert "| D1, LMDB, 100 keys, readers: 2 = the tables, to the bit | 200 | 10,000 | 0 |" in report
+    assert "| D2, LMDB, 100 keys, under materialize = the tables, to the bit | 100 | 5,000 | 0 |" in report
+
+
+def test_an_online_answer_that_is_off_in_its_last_bit_is_found(tmp_path: Path) -> None:
+    truth = Truth(Online(keys=5, busy=5, loaded=1, events=20).lake(tmp_path), "D2", [3])
+    right = truth.answers[3]
+    wrong = right | {"v_std_30d": math.nextafter(right["v_std_30d"], 0)}
+    assert [truth.verdict("", [{3: given}]).different for given in (right, wrong, {})] == [0, 1, 50]
 
 
 def test_a_name_holds_the_same_rows_wherever_it_is_written(tmp_path: Path) -> None:
