@@ -108,7 +108,8 @@ def train(screen: Screen, recipe: Recipe, platform: Platform) -> int:
 
 def register(screen: Screen, recipe: Recipe, platform: Platform, run: str | None) -> int:
     with screen.working("register"):
-        version = pipeline.register_run(recipe, platform, pipeline.saved_run(recipe, run))
+        finished = pipeline.saved_run(recipe, run)  # before Ray is joined for the registry
+        version = pipeline.register_run(recipe, platform.registry, finished)
     screen.show("registered", [{"model": version.reference, "alias": recipe.alias, "digest": version.digest}])
     return 0
 

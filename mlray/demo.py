@@ -5,27 +5,37 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from mlray import pipeline
+from mlray.demo_people import people, to_production
+from mlray.errors import NotApproved
 from mlray.online.store import shown
 from mlray.platform import Platform
 from mlray.recipe import Recipe
+from mlray.registry import database
+
+if TYPE_CHECKING:
+    from mlray.training.run import Run
 
 Note = Callable[[str], None]
 
 
 @dataclass
 class Demo:
-    """What the stages took, in order, and what came of them. ok: the two sides agreed in every cell."""
+    """What the stages took, in order, and what came of them. ok: the two sides agreed in every cell. model: what is
+    served, None for the recipe's.
+    """
 
     note: Note
     stages: list[Mapping[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     ok: bool = False
+    model: str | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, str], None]]:
@@ -44,7 +54,7 @@ class Demo:
 
 
 def run_demo(recipe: Recipe, platform: Platform, note: Note = lambda _: None) -> Demo:
-    """Ingest, build, train (and the baseline), register, materialize, verify, serve; one prediction over HTTP."""
+    """Ingest, build, train (and the baseline), register, promote, materialize, verify, serve; one request over HTTP."""
     demo = Demo(note)
     _ingest(demo, recipe, platform)
     _train(demo, recipe, platform)
@@ -54,7 +64,7 @@ def run_demo(recipe: Recipe, platform: Platform, note: Note = lambda _: None) ->
     demo.summary |= {
         "lake": recipe.settings.lake,
         "online": shown(recipe.settings.online),
-        "registry": recipe.settings.registry,
+        "registry": database.shown(recipe.settings.registry),
         "artifacts": recipe.settings.artifacts,
         "runs": pipeline.runs_folder(recipe),
     }
@@ -87,9 +97,26 @@ def _train(demo: Demo, recipe: Recipe, platform: Platform) -> None:
             plain = pipeline.train_model(recipe, platform, pipeline.training_set(recipe, platform, recipe.baseline))
             done(int(plain.metrics["rows_train"]), f"test AUC {plain.metrics['test_auc']:.4f}")
         demo.summary["test AUC"] += f" with the features, {plain.metrics['test_auc']:.4f} on request fields only"
+    _promote(demo, recipe, platform, run)
+
+
+def _promote(demo: Demo, recipe: Recipe, platform: Platform, run: "Run") -> None:
     with demo.stage("register") as done:
-        version = pipeline.register_run(recipe, platform, run)
-        done(0, f"{version.reference} is {recipe.model_name}@{recipe.alias}")
+        registries = people(platform.registry, Path(pipeline.runs_folder(recipe)).parent / "demo_people.json")
+        author = registries.get("author", platform.registry)
+        version = pipeline.register_run(recipe, author, run)
+        done(0, f"{version.reference} is {recipe.model_name}@{recipe.alias}, by {version.author}")
+    with demo.stage("promote") as done:
+        if not registries:
+            done(0, "left to the people of this registry")
+            return
+        try:
+            version = to_production(registries, version)
+        except NotApproved as error:  # the model is not good enough: the rest of the demo serves the candidate
+            done(0, str(error))
+            return
+        demo.model = f"{version.name}/{version.stage}"
+        done(0, f"{version.reference} is {demo.model}, approved by engineer and officer")
 
 
 def _load(demo: Demo, recipe: Recipe, platform: Platform) -> None:
@@ -114,7 +141,7 @@ def _verify(demo: Demo, recipe: Recipe, platform: Platform) -> None:
 def _predict(demo: Demo, recipe: Recipe, platform: Platform) -> None:
     request = example_request(recipe)
     with demo.stage("serve") as done:
-        running = pipeline.serve_model(recipe, platform)
+        running = pipeline.serve_model(recipe, platform, model=demo.model)
         done(0, running.url)
     with demo.stage("predict") as done:
         answer = post(running.predict_url(), request)

@@ -19,6 +19,7 @@ from mlray.offline import fingerprint
 from mlray.offline.training_set import TrainingSet
 from mlray.platform import Platform
 from mlray.recipe import Recipe
+from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.config import Config
 from mlray.verify import LogVerification, Verification
@@ -102,11 +103,11 @@ def saved_run(recipe: Recipe, name: str | None = None) -> "Run":
     return read_run(found[name] if name else max(own.values(), key=lambda p: p.stat().st_mtime_ns))
 
 
-def register_run(recipe: Recipe, platform: Platform, run: "Run") -> ModelVersion:
+def register_run(recipe: Recipe, registry: Registry, run: "Run") -> ModelVersion:
     """Registers the run's checkpoint under the recipe's model name and alias; the same run again is the same
     version.
     """
-    return platform.registry.register(recipe.model_name, run, alias=recipe.alias, idempotency_key=run.id)
+    return registry.register(recipe.model_name, run, alias=recipe.alias, idempotency_key=run.id)
 
 
 def materialize_service(

@@ -23,6 +23,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from mlray.errors import ConfigError, DefinitionError, SchemaError, TrainingFailed
+from mlray.registry.gates import Gate, write_gates
 from mlray.registry.provenance import capture
 from mlray.training.checkpoint import RunDirectory
 from mlray.training.feed import Part
@@ -109,6 +110,7 @@ def train(config: Trainer.Config, ts: TrainingData, *, on_epoch: OnEpoch = log_e
     )
     metrics = fit(job, use_gpu, on_epoch)
     metrics |= counts(prepared) | {"seconds": time.monotonic() - began}
+    write_gates(directory.model, name, {"evaluation": evaluation(metrics["test_auc"], config)})
     return Run(
         id=name,
         metrics=metrics,
@@ -265,6 +267,11 @@ def watch(directory: RunDirectory, on_epoch: OnEpoch, over: threading.Event) -> 
             told += 1
         if last_look:
             return
+
+
+def evaluation(auc: float, config: Trainer.Config) -> Gate:
+    """The gate: whether the model is as good on the test rows as it has to be. No AUC, as of one class only, is not."""
+    return Gate(passed=auc >= config.min_auc, value=auc, threshold=config.min_auc)
 
 
 def counts(prepared: Prepared) -> dict[str, float]:

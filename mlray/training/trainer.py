@@ -50,6 +50,7 @@ class Trainer:
         max_failures    lost workers survived before the run gives up
         max_categories  of a text feature, the most frequent; the others count as unseen
         ignore          features that the model does not read
+        min_auc         on the test rows; below it the run fails its gate 'evaluation', which the registry asks for
         """
 
         split: tuple[datetime, datetime, datetime]
@@ -70,6 +71,7 @@ class Trainer:
         cpus_per_worker: float = 0.5
         device: str = "auto"
         max_failures: int = 3
+        min_auc: float = 0.5
 
         def __post_init__(self) -> None:
             check_split(self.split)
@@ -81,6 +83,7 @@ class Trainer:
             for name in ("learning_rate", "cpus_per_worker"):
                 require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
             require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+            require(0 <= self.min_auc <= 1, "min_auc", self.min_auc, "in [0, 1]")
             require(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "widths of at least 1")
             require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "'auto', 'cpu' or 'cuda'")
             require(

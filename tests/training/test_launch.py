@@ -1,6 +1,7 @@
 """Whole trainings on a cluster: each starts and stops its workers, so there are few of them."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import pytest
 import ray.data
 
 from mlray.errors import ConfigError, DefinitionError, SchemaError, TrainingFailed
-from mlray.training.launch import check_resources, choose_gpu, outcome, train
+from mlray.training.launch import check_resources, choose_gpu, evaluation, outcome, train
 from mlray.training.model import load_model
 from mlray.training.run import Run
 from tests.training.made import FEATURES, MadeSet, config, scores, table, trainer
@@ -54,6 +55,14 @@ def test_two_workers_learn_and_the_run_says_all_of_it(undisturbed: Run) -> None:
     assert run.provenance["packages"]["torch"]
     assert json.loads(json.dumps(run.config))["epochs"] == EPOCHS
     assert load_model(run.checkpoint).predict(DATA.slice(16_000)).shape == (4000,)
+    found = json.loads(Path(run.checkpoint, "gates.json").read_text())
+    passed = {"passed": True, "value": run.metrics["test_auc"], "threshold": 0.5, "link": ""}
+    assert (found["run"], found["gates"]) == ("undisturbed", {"evaluation": passed})
+
+
+@pytest.mark.parametrize(("auc", "passed"), [(0.7, True), (0.69, False), (math.nan, False)])
+def test_a_model_that_is_not_as_good_as_it_has_to_be_fails_its_gate(auc: float, passed: bool, tmp_path: Path) -> None:
+    assert evaluation(auc, config(tmp_path, min_auc=0.7)).passed is passed
 
 
 def test_a_killed_worker_and_other_blocks_change_no_bit(undisturbed: Run, storage: Path) -> None:
