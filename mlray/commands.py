@@ -121,6 +121,7 @@ def materialize(screen: Screen, recipe: Recipe, platform: Platform, until: str |
             platform,
             until=_instant(until) if until else None,
             progress=lambda one: note(f"{one.view}: {one.rows:,} rows"),
+            note=note,
         )
     screen.show("materialized", [asdict(one) for one in done], _totals(done))
     return 0

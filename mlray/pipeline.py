@@ -116,9 +116,12 @@ def materialize_service(
     *,
     until: datetime | None = None,
     progress: Callable[[Materialized], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Materialized]:
-    """Loads the online store as [online] says."""
-    return platform.materialize(recipe.service, until=until or recipe.until, history=recipe.history, progress=progress)
+    """Loads the online store as [online] says; see `Platform.materialize`."""
+    return platform.materialize(
+        recipe.service, until=until or recipe.until, history=recipe.history, progress=progress, note=note
+    )
 
 
 def verify_service(recipe: Recipe, platform: Platform, rows: int | None = None, seed: int = 0) -> Verification:

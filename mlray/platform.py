@@ -177,10 +177,12 @@ class Platform:
         until: datetime | None = None,
         history: timedelta = timedelta(0),
         progress: Callable[[Materialized], None] = lambda _: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> list[Materialized]:
-        """Loads the service's views into the online store, with events up to `until` (now).
+        """Loads the service's views into the online store, with events up to `until` (now); a load that was cut off
+        goes on.
 
-        history: answers are exact from until - history on.
+        history: answers are exact from until - history on. progress: told of each view; note: how far a view is.
         """
         done = []
         for one in materialize(
@@ -189,6 +191,7 @@ class Platform:
             self.settings.lake,
             history=microseconds(history),
             until=_us(_aware("until", until) if until is not None else _now()),
+            note=note,
         ):
             progress(one)
             done.append(one)
