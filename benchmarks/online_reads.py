@@ -24,11 +24,11 @@ Read = Callable[[Sequence[int]], object]
 
 @dataclass(frozen=True)
 class Reads:
-    """took: nanoseconds of each read; seconds: wall, of all; cpu: processor seconds of the reading processes."""
+    """took, cpu: nanoseconds of each read, on the wall and of the reading thread; seconds: wall, of all."""
 
     took: NDArray[np.int64]
+    cpu: NDArray[np.int64]
     seconds: float
-    cpu: float
 
     @property
     def p50(self) -> float:
@@ -47,15 +47,18 @@ class Reads:
 
     @property
     def cpu_each(self) -> float:
-        """Processor microseconds per read."""
-        return self.cpu / len(self.took) * 1e6
+        """Processor microseconds of a read, the median."""
+        return float(np.percentile(self.cpu, 50)) / 1e3
 
     def __add__(self, later: "Reads") -> "Reads":
-        return Reads(np.concatenate((self.took, later.took)), self.seconds + later.seconds, self.cpu + later.cpu)
+        return self._with(later, self.seconds + later.seconds)
 
     def beside(self, other: "Reads") -> "Reads":
         """Both at the same time."""
-        return Reads(np.concatenate((self.took, other.took)), max(self.seconds, other.seconds), self.cpu + other.cpu)
+        return self._with(other, max(self.seconds, other.seconds))
+
+    def _with(self, other: "Reads", seconds: float) -> "Reads":
+        return Reads(np.concatenate((self.took, other.took)), np.concatenate((self.cpu, other.cpu)), seconds)
 
 
 def requests(keys: int, batch: int, seed: int = 0) -> list[list[int]]:
@@ -67,17 +70,18 @@ def requests(keys: int, batch: int, seed: int = 0) -> list[list[int]]:
 def timed(read: Read, pool: Sequence[Sequence[int]], seconds: float) -> Reads:
     """Reads the requests of the pool in turn for that long, after one that does not count."""
     read(pool[0])
-    took: list[int] = []
-    clock, cpu = time.perf_counter_ns, time.process_time()
+    took, spent = list[int](), list[int]()
+    clock, cpu = time.perf_counter_ns, time.thread_time_ns
     start = now = clock()
     end = start + int(seconds * 1e9)
     while (now < end or len(took) < LEAST) and len(took) < MOST:
         request = pool[len(took) % len(pool)]
-        before = clock()
+        before, used = clock(), cpu()
         read(request)
-        now = clock()
+        used, now = cpu() - used, clock()
         took.append(now - before)
-    return Reads(np.array(took), (now - start) / 1e9, time.process_time() - cpu)
+        spent.append(used)
+    return Reads(np.array(took), np.array(spent), (now - start) / 1e9)
 
 
 def in_turns(
