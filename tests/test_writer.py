@@ -181,6 +181,37 @@ def test_of_two_processes_with_one_key_the_slower_adds_nothing_also_where_both_m
     assert (both.new, sorted(stored)) == ((False, True), [1] * there + [10, 20])
 
 
+BESIDE = """
+import sys
+import pyarrow as pa
+from mlray.features.applied import Applied
+from mlray.online.store import open_store
+from mlray.writer.writer import Writer
+
+lake, now, first = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+writer = Writer(lake, open_store(f"lmdb://{lake}/_mlray/online"), clock=lambda: now)
+source = Applied(lake).source("payments")
+at = pa.array([now]).cast(pa.timestamp("us", tz="UTC"))
+print("ready", flush=True)
+sys.stdin.readline()
+for amount in range(first, first + 20):
+    writer.ingest(source, pa.table({"user_id": [7], "at": at, "amount": [amount]}))
+"""
+
+
+def test_two_processes_that_ingest_beside_each_other_lose_nothing(platform: ml.Platform) -> None:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", BESIDE, platform.settings.lake, str(NOW), first], **pipes)
+            for first in ("100", "200")]
+    assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    assert [one.communicate()[0] or one.returncode for one in both] == [0, 0]
+    assert amounts(platform) == [1, *range(100, 120), *range(200, 220)]
+    assert sums(platform, 7) == [sum(amounts(platform))]
+
+
 def test_a_repeated_key_is_answered_when_its_rows_can_be_read_whoever_committed_them(
     platform: ml.Platform, store: OnlineStore
 ) -> None:

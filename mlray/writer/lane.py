@@ -5,6 +5,7 @@ The thread that commits starts with the first call and ends when nothing waits, 
 process that ends finishes what it has accepted.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from threading import Condition, Thread
 from typing import Generic, NamedTuple, TypeVar
 
 from mlray.errors import Busy, RequestTooLarge
+
+logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
@@ -98,10 +101,10 @@ class Lane(Generic[Batch, Answer]):
         """Queues a batch that was admitted."""
         call = _Call(batch, rows, self._timer(), Future[Answer]())
         with self._changed:
-            self._queue.append(call)
             if not self._running:
+                Thread(target=self._run, name=self.name).start()  # it waits for this lock
                 self._running = True
-                Thread(target=self._run, name=self.name).start()
+            self._queue.append(call)
         return call.future
 
     def close(self) -> None:
@@ -116,7 +119,10 @@ class Lane(Generic[Batch, Answer]):
             answers = self._answers([call.batch for call in group])
             ended = self._timer()
             rows = sum(call.rows for call in group)
-            self._done(Done(len(group), rows, tuple(ended - call.since for call in group)))
+            try:
+                self._done(Done(len(group), rows, tuple(ended - call.since for call in group)))
+            except Exception:  # who only watches must not stop the lane
+                logger.exception("%s: a commit could not be told of", self.name)
             self._settle(group, answers, rows / max(ended - started, 1e-6))
 
     def _take(self) -> "list[_Call[Batch, Answer]]":
