@@ -1,7 +1,8 @@
 """A load (materialize): the bases of a view's keys, part by part.
 
 While it goes on, reads stay within what both the old and the new bases can answer. One that was cut off goes on with
-the part that it was at.
+the part that it was at. Of two loads of one view the one that began later counts, and the other ends with an error: it
+would put bases beside those of the other that reach less far.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlray.errors import SchemaError
+from mlray.errors import SchemaError, StoreError
 from mlray.features.needed import needed, needs_all
 from mlray.features.rows import TS
 from mlray.features.view import FeatureView
@@ -63,16 +64,31 @@ class Load:
         self._written = self._written.plus(found, rows)
         if self._retyped:  # old and new cells cannot be read with one schema: all change at once, with the record
             self._last += found
-        else:
-            self.store.write(self._name, found)
+        elif found:
+            in_turn(self.store, self._name, lambda raw: self._put(raw, found))
+
+    def _put(self, raw: bytes | None, found: list[Cell]) -> Written:
+        self._held(raw)
+        self.store.write(self._name, found, over=raw)
+        return self._written
+
+    def _held(self, raw: bytes | None) -> ViewState:
+        """The record; StoreError where it does not name this load any more."""
+        state = ViewState.parsed(raw) if raw is not None else None
+        if state is None or state.loading is None or _whole(state.loading) != _whole(self.loading):
+            raise StoreError(
+                f"feature view {self.view.name}: another materialize has taken the place of this one, which ends here; "
+                "the other's events count. Run it again if the other one failed, or if the state was dropped meanwhile"
+            )
+        return state
 
     def _noted(self, raw: bytes | None) -> Written:
-        old = ViewState.parsed(raw) if raw is not None else ViewState.new(self.view, self.schema)
+        old = self._held(raw)
         self.store.write(self._name, (), state=replace(old, loading=self.loading).text(), over=raw)
         return self._written
 
     def _finished(self, raw: bytes | None) -> Written:
-        old = ViewState.parsed(raw) if raw is not None else ViewState.new(self.view, self.schema)
+        old = self._held(raw)
         version, until, before = self.loading.version, self.loading.until, shape_of(self.view, old.events)
         settled = _settled(self.store, self._name, before, version, until)
         kept = [_retyped(cell, before, self._shape) for cell in settled.stay] if self._retyped else []
@@ -101,17 +117,19 @@ class Load:
 def begin(
     store: OnlineStore, view: FeatureView, schema: pa.Schema, *, version: int, until: int, history: int, parts: int
 ) -> Load:
-    """A new load, or the one of the same version, history and parts that was cut off."""
+    """A new load, or the one of the same version, history and parts that was cut off. StoreError where a newer version
+    is there or on its way.
+    """
     begun: list[Load] = []
 
     def announced(raw: bytes | None) -> Written:
         old = ViewState.parsed(raw) if raw is not None else ViewState.new(view, schema)
+        _check_newest(view, old, version)
         latest = until if old.until is None else max(until, old.until)
         asked = _asked(old, schema, Loading(version, latest, until - history, parts))
         begun[:] = [Load(store, view, schema, asked, old)]
-        if raw is not None:
-            reach = _later_of(old.reach, _reach(shape_of(view, schema), asked)) if old.readable else old.reach
-            store.write(space(view), (), state=replace(old, reach=reach, loading=asked).text(), over=raw)
+        reach = _later_of(old.reach, _reach(shape_of(view, schema), asked))
+        store.write(space(view), (), state=replace(old, reach=reach, loading=asked).text(), over=raw)
         return Written()
 
     in_turn(store, space(view), announced)
@@ -121,10 +139,26 @@ def begin(
 def _asked(old: ViewState, schema: pa.Schema, asked: Loading) -> Loading:
     """The load that was cut off where it is the one asked for, or an earlier stretch of it; else the one asked for."""
     cut_off = old.loading
-    if cut_off is None or old.schema != schema_text(schema) or cut_off.until > asked.until:
+    if cut_off is None or cut_off.version != asked.version or old.schema != schema_text(schema):
         return asked
-    same = (cut_off.version, cut_off.parts) == (asked.version, asked.parts) and cut_off.since <= asked.since
-    return cut_off if same else asked
+    if cut_off.part and cut_off.parts == asked.parts and cut_off.since <= asked.since:
+        return cut_off
+    return replace(asked, until=max(asked.until, cut_off.until))  # some of its bases, which reach so far, may stay
+
+
+def _check_newest(view: FeatureView, old: ViewState, version: int) -> None:
+    newest = max(old.version, old.loading.version if old.loading else -1)
+    if version < newest:
+        raise StoreError(
+            f"feature view {view.name}: version {version} of its table is to be loaded, but version {newest} is online "
+            "or on its way; run platform.materialize again. Where the table was made anew, first drop the online space "
+            f"'{space(view)}'"
+        )
+
+
+def _whole(loading: Loading) -> Loading:
+    """The load without how far it is."""
+    return replace(loading, part=0, later=0)
 
 
 @dataclass

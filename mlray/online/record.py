@@ -11,7 +11,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from mlray.errors import Conflict, NotMaterialized
+from mlray.errors import Conflict, NotMaterialized, SchemaError
 from mlray.features.catalog import view_hash
 from mlray.features.view import FeatureView
 from mlray.online.encoding import schema_from_text, schema_text
@@ -71,9 +71,16 @@ class ViewState:
 
     @classmethod
     def parsed(cls, raw: bytes) -> Self:
-        found = json.loads(raw)
-        loading = found.pop("loading", None)
-        return cls(**found, loading=Loading(**loading) if loading else None)
+        """SchemaError where it is no record that this version of mlray knows."""
+        try:
+            found = json.loads(raw)
+            loading = found.pop("loading", None)
+            return cls(**found, loading=Loading(**loading) if loading else None)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SchemaError(
+                f"the record of an online view is damaged, or of a newer mlray ({error}); drop the view's online space "
+                "and materialize the view again, or read it with the mlray that wrote it"
+            ) from error
 
     def text(self) -> bytes:
         return json.dumps(asdict(self)).encode()
