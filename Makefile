@@ -30,7 +30,8 @@ test: .venv/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
 # The tests that ask tests/soak.py how often they try.
-SOAKED := tests/test_parity_schedules.py tests/online/test_store_contract.py
+SOAKED := tests/test_parity_schedules.py tests/online/test_store_contract.py tests/registry/test_promotion_races.py \
+	tests/registry/test_registry_kills.py
 
 soak: .venv/.dev
 	MLRAY_SOAK=1 $(BIN)/python -m pytest --timeout 14400 $(SOAKED) $(ARGS)
