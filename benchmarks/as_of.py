@@ -25,7 +25,7 @@ def run(size: Purchases, options: Options) -> bool:
     report.text(session.laid_out(lake, SOURCE, USER))
     contestants = session.contestants(lake, SERVICE, report)
     contestants |= {name: peers.runner(name, lake) for name in ("DuckDB as-of", "Polars as-of")}
-    runs = interleaved(contestants, lake, options.data / "out", options.rounds)
+    runs = interleaved(contestants, lake, options.data / "out", options.rounds, session.restart)
     report.costs("Costs", runs, size.spine)
 
     duckdb = runs["DuckDB as-of"]

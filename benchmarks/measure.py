@@ -48,15 +48,22 @@ class Measured:
     out: Path
 
 
-def interleaved(contestants: Mapping[str, Run], inputs: Path, folder: Path, rounds: int) -> dict[str, Measured]:
-    """Every contestant in turn: once cold, `rounds` times warm, and where memory is still unknown, once watched."""
+def interleaved(
+    contestants: Mapping[str, Run], inputs: Path, folder: Path, rounds: int, anew: Callable[[], None] = lambda: None
+) -> dict[str, Measured]:
+    """Every contestant in turn: once cold, `rounds` times warm, and where memory is still unknown, once watched, after
+    `anew` has ended the processes that hold what others left.
+    """
     runs: dict[str, list[Cost]] = {who: [] for who in contestants}
     for number in range(rounds + 1):
         for who, run in contestants.items():
             if number == 0:
                 forget(inputs)
             runs[who].append(run(_emptied(folder / who), False))
-    watched = {who: run(_emptied(folder / who), True) for who, run in contestants.items() if not runs[who][0].process}
+    watched = {}
+    for who in (who for who in contestants if not runs[who][0].process):
+        anew()
+        watched[who] = contestants[who](_emptied(folder / who), True)
     return {who: _measured(costs, watched.get(who), folder / who) for who, costs in runs.items()}
 
 

@@ -47,7 +47,8 @@ def _rows(
     contestants = {
         f"{who} {size.rows}": session.built(lake, SERVICE, join) for size, lake in zip(sizes, lakes, strict=True)
     }
-    return list(interleaved(contestants, options.data, options.data / "out", options.rounds).values())
+    out = options.data / "out"
+    return list(interleaved(contestants, options.data, out, options.rounds, session.restart).values())
 
 
 def _growth(
@@ -91,7 +92,7 @@ def _few(report: Report, size: Purchases, lake: Path, options: Options) -> tuple
     for join in session.JOINS.values():
         report.block(str(session.training_set(lake, SERVICE, join, spine).explain()))
     contestants = {who: session.built(lake, SERVICE, join, spine) for who, join in session.JOINS.items()}
-    runs = interleaved(contestants, lake, options.data / "out", options.rounds)
+    runs = interleaved(contestants, lake, options.data / "out", options.rounds, session.restart)
     table = sum(Path(f).stat().st_size for f in data.files(lake / "purchases"))
     report.table(
         f"A small spine: {spine} over {size.rows:,} rows of {gib(table)} GiB",

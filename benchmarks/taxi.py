@@ -47,7 +47,8 @@ def run(sizes: tuple[int, ...], options: Options, per_day: int = 450_000) -> boo
     goals, verdicts = [], []
     for size in sizes:
         frames: dict[str, Any] = {}
-        runs = interleaved(_contestants(lake, f"trips_{size}", frames), lake, options.data / "out", options.rounds)
+        contestants = _contestants(lake, f"trips_{size}", frames)
+        runs = interleaved(contestants, lake, options.data / "out", options.rounds, session.restart)
         report.costs(f"{size:,} rows", runs, size)
         verdicts += _verdicts(runs, frames, size)
         goals += _goals(runs, size, last=size == max(sizes))

@@ -37,7 +37,7 @@ def run(size: Purchases, options: Options) -> bool:
     contestants = session.contestants(lake, service(WINDOWS), report)
     contestants[ONE] = session.built(lake, service(["30d"]), session.JOINS[session.LAID_OUT])
     contestants |= {name: peers.runner(name, lake) for name in ("DuckDB windows", "DuckDB join and group")}
-    runs = interleaved(contestants, lake, options.data / "out", options.rounds)
+    runs = interleaved(contestants, lake, options.data / "out", options.rounds, session.restart)
     report.costs("Costs", runs, size.spine)
 
     duckdb = runs["DuckDB windows"]
