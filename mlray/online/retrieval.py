@@ -8,6 +8,7 @@ bits, and where the first cannot answer, the second does.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -107,27 +108,22 @@ class _View:
         one, found = self.one, iter(cells)
         assert one is not None
         asked = [next(found) if key is not None else None for key in keys]
-        valid = at.valid.tolist()
+        floor, ceil, valid = at.floor.tolist(), at.ceil.tolist(), at.valid.tolist()
         rows = [i for i, of_key in enumerate(asked) if of_key is not None and valid[i]]
-        self._check_reach(rows, at)
+        if self.state.reach is not None and rows and (first := min([floor[i] for i in rows])) < self.state.reach:
+            raise _too_early(self, first)
         answers: list[Sequence[Any]] = [one.nothing] * len(asked)
         held = [asked[i] or () for i in rows]
-        if one.bare and len(rows) > _ALONE and (latest := one.latest(held, at.take(np.array(rows)))):
+        if one.bare and len(rows) > _ALONE and (latest := one.latest(held, at.take(np.array(rows)))) is not None:
             for i, answer in zip(rows, latest, strict=True):
                 answers[i] = answer
             return answers
         for i in rows:
-            single = one.answer(asked[i] or (), int(at.floor[i]), int(at.ceil[i]))
+            single = one.answer(asked[i] or (), floor[i], ceil[i])
             if single is None:
                 return None
             answers[i] = single
         return answers
-
-    def _check_reach(self, rows: Sequence[int], at: Instants) -> None:
-        if self.state.reach is not None:
-            floor = min((int(at.floor[i]) for i in rows), default=self.state.reach)
-            if floor < self.state.reach:
-                raise _too_early(self, floor)
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,10 @@ class Vectors:
             found: list[dict[str, Any]] = self.to_arrow().to_pylist()
             return found
         rows = zip(*(answers for _, answers in self.plain), strict=True)
-        whole = [[value for values in row for value in values] for row in rows]
+        if list(self.places.values()) == list(range(len(self.places))):  # all features of all views, as they come
+            names = list(self.places)
+            return [dict(zip(names, chain.from_iterable(row), strict=False)) for row in rows]
+        whole = [list(chain.from_iterable(row)) for row in rows]
         return [{name: row[place] for name, place in self.places.items()} for row in whole]
 
 
