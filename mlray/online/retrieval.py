@@ -6,7 +6,7 @@ bits, and where the first cannot answer, the second does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -33,6 +33,7 @@ from mlray.online.store import Cell, OnlineStore
 FEW = 16
 """Rows up to which each is answered by itself."""
 
+_OF_SCHEMA = ("types", "names", "how", "shape", "one")
 _ALONE = 8
 """Rows up to which latest values are looked up one by one."""
 
@@ -58,6 +59,14 @@ class _View:
     bound: BoundView
     raw: bytes
     state: ViewState
+
+    def like(self, older: "_View") -> "_View":
+        """This reading with what was made of the events' schema under an older record, where that was the same."""
+        if older.raw == self.raw:
+            return older
+        if older.state.schema == self.state.schema:
+            self.__dict__.update({name: made for name, made in older.__dict__.items() if name in _OF_SCHEMA})
+        return self
 
     @cached_property
     def types(self) -> list[pa.DataType]:
@@ -204,16 +213,17 @@ class Reader:
                 views = self._views
                 continue
             found = self.store.read([(name, a.keys) for name, a in zip(self._spaces, asked, strict=True)])
-            if all(held.state == view.raw for held, view in zip(found, views, strict=True)):
+            before, views = views, self._renewed([held.state for held in found])
+            if _alike(before, views):
+                asked = [replace(one, view=view) for one, view in zip(asked, views, strict=True)]
                 return self._in_columns(asked, [held.cells for held in found], table, at, status)
-            views = self._renewed([held.state for held in found])
 
     def _bare(self) -> bool:
         """Whether all that is read are latest values, which are looked up faster than they are put into columns."""
         return all(view.one is not None and view.one.bare for view in self._views or self._looked_up())
 
     def _one_by_one(self, views: list[_View], rows: pa.Table | Rows, at: Instants) -> Vectors | None:
-        """None where a view or the cells of a key need columns, or a record has changed meanwhile."""
+        """None where a view or the cells of a key need columns, or events have another schema by now."""
         if not all(view.one for view in views):
             return None
         made: dict[_How, list[bytes | None] | None] = {}  # views that are read by the same columns share their keys
@@ -225,11 +235,11 @@ class Reader:
             return None
         asked = [[key for key in of_view or () if key is not None] for of_view in keys]
         found = self.store.read(list(zip(self._spaces, asked, strict=True)))
+        before, views = views, self._renewed([held.state for held in found])
+        if not _alike(before, views):
+            return None
         plain = []
         for view, held, of_view in zip(views, found, keys, strict=True):
-            if held.state != view.raw:
-                self._renewed([each.state for each in found])
-                return None
             answers = view.answers(of_view or (), held.cells, at)
             if answers is None:
                 return None
@@ -259,13 +269,19 @@ class Reader:
         return self._renewed([held.state for held in self.store.read([(name, []) for name in self._spaces])])
 
     def _renewed(self, raw: Sequence[bytes | None]) -> list[_View]:
-        known = {(view.bound, view.raw): view for view in self._views}
-        views = []
-        for bound, text in zip(self._reads, raw, strict=True):
-            state = read_state(bound.view, text)
-            views.append(known.get((bound, text or b"")) or _View(bound, text or b"", state))
-        self._views = views
-        return views
+        """The readings under these records; what has been made of them stays as far as it holds."""
+        known = self._views
+        if len(known) == len(raw) and all(view.raw == text for view, text in zip(known, raw, strict=True)):
+            return known
+        read = zip(self._reads, raw, strict=True)
+        views = [_View(bound, text or b"", read_state(bound.view, text)) for bound, text in read]
+        self._views = [view.like(old) for view, old in zip(views, known, strict=True)] if known else views
+        return self._views
+
+
+def _alike(before: Sequence[_View], now: Sequence[_View]) -> bool:
+    """Whether keys and cells mean the same under both records."""
+    return before is now or all(a.state.schema == b.state.schema for a, b in zip(before, now, strict=True))
 
 
 class _Keys:

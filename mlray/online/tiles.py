@@ -9,6 +9,7 @@ kept as it is, but can not be hidden or replaced. Other views keep all events th
 A tile is named by its place on the grid: (time - phase) // resolution, where phase is 1 for windows whose end is in.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from mlray.aggregation.aggregate import Aggregate, Partial
 from mlray.aggregation.ranges import prefix_counts
 from mlray.aggregation.window import EARLIEST, Window
+from mlray.errors import SchemaError
 from mlray.features.evaluate import usable
 from mlray.features.needed import newest_before
 from mlray.features.order import prepare
@@ -90,9 +92,14 @@ class Tiling:
     def read(self, tails: Sequence[tuple[int, bytes]]) -> "Tiles":
         """The tiles of the keys `code`."""
         found: dict[tuple[int, int], dict[int, Partial]] = {}
-        for code, tail in tails:
-            for index, place, partial in partial_of(memoryview(tail))[0]:
-                found.setdefault((index, code), {})[place] = partial
+        try:
+            for code, tail in tails:
+                for index, place, partial in partial_of(memoryview(tail))[0]:
+                    found.setdefault((index, code), {})[place] = partial
+        except (struct.error, LookupError, TypeError, ValueError, RecursionError, ZeroDivisionError) as error:
+            raise SchemaError(
+                f"feature view {self.view.name}: stored partials are damaged ({error}); materialize the view again"
+            ) from error
         return Tiles(self, found)
 
 

@@ -12,7 +12,7 @@ import pytest
 import mlray as ml
 from mlray.aggregation.algebra import Moments, Total
 from mlray.aggregation.window import Closed
-from mlray.errors import TimeError
+from mlray.errors import SchemaError, TimeError
 from mlray.features.evaluate import Queries, evaluate
 from mlray.features.keys import codes, distinct
 from mlray.features.order import prepare
@@ -157,3 +157,14 @@ def test_a_sum_overflows_only_as_a_whole() -> None:
     answer = get_features(store, ml.FeatureService("s", features=[view]), pa.table({"user": ["a"]}), moment)
     assert answer.to_pylist() == [{"n_sum_lifetime": 2**62, "count_2h": 2}]
     assert tiles_of(store, view) == 1
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"?", b"t\xff\xff\xff\xff", b"t" * 5000, partial_bytes((1,)), partial_bytes(((0, 0),))]
+)
+def test_damaged_partials_are_told(tail: bytes) -> None:
+    view = ml.FeatureView("v", entity=USER, source=SOURCE, features=[ml.Count(windows=[ml.lifetime])])
+    tiling = shape_of(view, events(view, rows(Random(0), 1)).schema).tiling
+    assert tiling is not None
+    with pytest.raises(SchemaError, match="materialize the view again"):
+        tiling.read([(0, tail)])
