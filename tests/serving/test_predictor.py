@@ -83,7 +83,8 @@ def test_over_redis_the_vectors_are_the_same_and_a_server_takes_its_url(shop: Sh
         assert len(list(materialize(store, service(), shop.lake, until=until, history=history))) == 2
         over_redis = Shop(shop.root, store, shop.registry, shop.version)
         assert over_redis.features([row(), row(user_id=9)], NOON) == shop.features([row(), row(user_id=9)], NOON)
-    check(Served(versions=(shop.version,), config=Config(), online=url, artifacts=shop.artifacts, log="", current={}))
+    places = {"online": url, "artifacts": shop.artifacts, "lake": shop.lake, "log": ""}
+    check(Served(versions=(shop.version,), config=Config(), current={}, **places))
 
 
 def test_the_types_of_vectors_are_known_before_the_first_row(shop: Shop) -> None:
