@@ -1,16 +1,13 @@
 """One shop for all tests that only read it, and a client over an application in this process."""
 
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from real_port import served
 from shop import NOON, Connect, Shop, open_shop
 
 from mlray.serving.config import Config
@@ -37,16 +34,3 @@ def connect(shop: Shop, tmp_path: Path) -> Iterator[Connect]:
             return running.enter_context(served(app))
 
         yield client
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
-    """The application behind a real port; its end is awaited."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
-            yield client
-        server.should_exit = True
-        thread.join()

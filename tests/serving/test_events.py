@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from conftest import served
 from deltalake import DeltaTable
+from real_port import served
 
 import mlray as ml
 from mlray.errors import Busy, StoreError, Unanswered
