@@ -34,6 +34,8 @@ FEW = 16
 """Rows up to which each is answered by itself."""
 
 _OF_SCHEMA = ("types", "names", "how", "shape", "one")
+"""What of a reading follows from its events' schema alone."""
+
 _ALONE = 8
 """Rows up to which latest values are looked up one by one."""
 
