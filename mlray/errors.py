@@ -98,6 +98,14 @@ class InvalidName(MlrayError, ValueError):
     """A name outside the one rule of its kind."""
 
 
+class InvalidQuery(MlrayError, ValueError):
+    """A search for a field, a comparison or a page that there is not."""
+
+    @classmethod
+    def unknown(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        return cls(f"there is no {kind} '{name}'{did_you_mean(name, known)}")
+
+
 class Unauthenticated(MlrayError, PermissionError):
     """A change asked for without a token, or with one that no active user holds."""
 
