@@ -94,6 +94,10 @@ class Conflict(MlrayError):
     """Somebody else changed the same thing first."""
 
 
+class AlreadyExists(Conflict):
+    """A name that something else of the kind has already."""
+
+
 class InvalidName(MlrayError, ValueError):
     """A name outside the one rule of its kind."""
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from sqlmodel import Session, col, select
 
 from mlray.errors import Conflict, Forbidden, UnknownName
+from mlray.registry.canonical import sha256_text
 from mlray.registry.gates import Gate
 from mlray.registry.identity import UNPROVEN
 from mlray.registry.lookup import instant
 from mlray.registry.people import Approval
 from mlray.registry.policy import Policy
-from mlray.registry.tables import ApprovalRow, RoleRow, UserRow, VersionRow
+from mlray.registry.tables import ApprovalRow, AuthorRow, RoleRow, UserRow, VersionRow
 from mlray.registry.transaction import Transaction
 
 
@@ -26,7 +27,7 @@ def approve(tx: Transaction, policy: Policy, row: VersionRow, stage: str, role: 
     if role not in asked:
         raise UnknownName.of(f"role whose approval {stage} asks for", role, asked)
     tx.caller.require([role], f"approve {reference} as {role}")
-    by = authors(tx.session, row.digest)
+    by = authors(tx.session, row)
     if tx.caller.name in by:
         raise Forbidden(f"{tx.caller.name} registered {reference}, or the same bytes, and cannot approve it")
     if unproven := [name for name in by if name.startswith(UNPROVEN)]:
@@ -99,9 +100,20 @@ def approvals(session: Session, policy: Policy, row: VersionRow) -> list[Approva
     ]  # fmt: skip
 
 
-def authors(session: Session, digest: str) -> set[str]:
-    """Whoever registered these bytes, under any name."""
-    return set(session.exec(select(VersionRow.author).where(VersionRow.digest == digest)))
+def authors(session: Session, row: VersionRow) -> set[str]:
+    """Whoever has ever registered these bytes, under any name, deleted or not."""
+    return set(session.exec(select(AuthorRow.author).where(AuthorRow.origin == origin(row.digest, row.source))))
+
+
+def add_author(session: Session, row: VersionRow) -> None:
+    """The version's author is one of its bytes, for good."""
+    if row.author not in authors(session, row):
+        session.add(AuthorRow(origin=origin(row.digest, row.source), author=row.author))
+
+
+def origin(digest: str, source: str) -> str:
+    """By what bytes are known: their digest, or the SHA-256 of the source's name where nobody has verified them."""
+    return digest or sha256_text(source)
 
 
 def _given(row: VersionRow, stage: str | None = None):  # type: ignore[no-untyped-def]  # SQLModel's select types
@@ -127,7 +139,7 @@ def _verdicts(session: Session, policy: Policy, row: VersionRow, rows: list[Appr
     disabled = {user.name for user in known if user.disabled}
     held = session.exec(select(RoleRow).where(col(RoleRow.name).in_(givers)))
     granted = {(one.name, one.role): one.granted for one in held}
-    by = authors(session, row.digest)
+    by = authors(session, row)
 
     def verdict(one: ApprovalRow) -> str | None:
         since = granted.get((one.who, one.role))

@@ -4,9 +4,10 @@ import builtins
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict, cast
 from uuid import uuid4
 
 from mlray.errors import CorruptArtifact, SchemaError, UnknownName
@@ -16,14 +17,25 @@ from mlray.registry.database import Database
 from mlray.registry.gates import gates_of
 from mlray.registry.identity import Call
 from mlray.registry.lineage import Tree, lineage_of
+from mlray.registry.manifest import Manifest
 from mlray.registry.model_registry import ModelRegistry
-from mlray.registry.model_version import ModelVersion, RunLike, record_of
+from mlray.registry.model_version import ModelVersion, RegisteredModel, RunLike, record_of
 from mlray.registry.people import Approval
 from mlray.registry.policy import Policy
+from mlray.registry.query import ModelQuery, Page, VersionQuery, Where
+from mlray.registry.record import checked_record
 from mlray.registry.reference import checked_name
 from mlray.registry.user_client import Users
 
 SIGNATURE_FILE = "signature.json"
+PAGE = 1000
+
+
+class Said(TypedDict):
+    """What is said about a version when it is made."""
+
+    description: str
+    tags: Mapping[str, str]
 
 
 class Registry:
@@ -64,8 +76,19 @@ class Registry:
         """Who may do what: added, granted, revoked, disabled by an admin."""
         return Users(self._rules, self._call)
 
+    def create(self, name: str, *, description: str = "", tags: Mapping[str, str] | None = None) -> RegisteredModel:
+        """A model without versions, to describe it before the first; AlreadyExists where it is there."""
+        return self._rules.create_model(name, description=description, tags=tags or {}, call=self._call())
+
     def register(
-        self, name: str, run: RunLike, *, alias: str | None = None, idempotency_key: str | None = None
+        self,
+        name: str,
+        run: RunLike,
+        *,
+        alias: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
     ) -> ModelVersion:
         """Uploads the run's checkpoint and gives it the next version of `name`; `alias` points at it from then on.
 
@@ -75,17 +98,103 @@ class Registry:
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
-        signature = _signature(Path(run.checkpoint))
-        record = record_of(run, digest=self._artifacts.upload(run.checkpoint), signature=signature)
-        return self._rules.register(name, record, alias=alias, call=self._call(request=idempotency_key))
+        record = checked_record(record_of(run, digest="", signature=_signature(Path(run.checkpoint))))
+        record = replace(record, digest=self._artifacts.upload(run.checkpoint))
+        said: Said = {"description": description, "tags": tags or {}}
+        return self._rules.register(name, record, alias=alias, call=self._call(request=idempotency_key), **said)
+
+    def register_source(
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str = "",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> ModelVersion:
+        """The next version of `name`, whose bytes lie at `source`, such as `runs:/abc/model`, and nobody has verified.
+
+        It cannot leave None unless the policy says `unverified_sources`.
+        """
+        said: Said = {"description": description, "tags": tags or {}}
+        call = self._call(request=idempotency_key)
+        return self._rules.register_source(name, source, run_id=run_id, call=call, **said)
+
+    def copy(self, version: ModelVersion | str, to: str) -> ModelVersion:
+        """The version's bytes as the next version of another model, where they start anew: no stage, no approval, no
+        alias. Who registered them is an author of the copy too.
+        """
+        known = self._known(version)
+        return self._rules.copy(known.name, known.version, to, call=self._call())
+
+    def rename(self, name: str, new_name: str, *, why: str = "") -> RegisteredModel:
+        """The same model under another name, which no other has or had; all else stays. What serves `fraud/Production`
+        asks for the old name: where a version takes traffic, renaming takes one of the policy's roles in `withdraw`.
+        """
+        return self._rules.rename_model(name, new_name, call=self._call(why))
+
+    def delete(self, name: str, *, why: str = "") -> None:
+        """Ends a model and its versions; what remains is the audit. Its numbers go on where the name is used again.
+
+        Where a version takes traffic, or has, it takes one of the roles in `withdraw`.
+        """
+        self._rules.delete_model(name, call=self._call(why))
+
+    def delete_version(self, version: ModelVersion | str, *, why: str = "") -> None:
+        """Ends a version; its number is not given again. Roles as in `delete`; Conflict where a ModelVersion has moved
+        since.
+        """
+        known, seen = self._known(version), self._seen(version)
+        self._rules.delete_version(known.name, known.version, row_version=seen, call=self._call(why))
+
+    def describe(self, what: ModelVersion | str, description: str) -> None:
+        """Another description of a model (`fraud`) or of a version (`fraud/3`)."""
+        name, version = self._named(what)
+        self._rules.describe(name, description, version=version, call=self._call())
+
+    def tag(self, what: ModelVersion | str, key: str, value: str) -> None:
+        """A tag of a model (`fraud`) or of a version (`fraud/3`), over the one of this key. No rule reads it."""
+        name, version = self._named(what)
+        self._rules.set_tag(name, key, value, version=version, call=self._call())
+
+    def untag(self, what: ModelVersion | str, key: str) -> None:
+        """Forgets a tag; UnknownName where there is none of this key."""
+        name, version = self._named(what)
+        self._rules.delete_tag(name, key, version=version, call=self._call())
 
     def get(self, reference: str) -> ModelVersion:
         """The version that `flights/3` or `flights@candidate` names."""
         return self._rules.get(reference)
 
     def list(self, name: str | None = None) -> builtins.list[ModelVersion]:
-        """The versions of one model, or of all, by name and number."""
-        return self._rules.versions(name)
+        """The versions of one model, or of all, by name and number; all at once: `each` gives one after the other."""
+        if name is not None:
+            self._rules.model(name)
+        return builtins.list(self.each(name))
+
+    def each(self, name: str | None = None) -> Iterator[ModelVersion]:
+        """The versions of one model, or of all, by name and number, fetched page by page."""
+        where = () if name is None else (Where(field="name", operator="=", value=name),)
+        query = VersionQuery(where=where, limit=PAGE)
+        while True:
+            page = self._rules.search_versions(query)
+            yield from page.items
+            if page.next_page_token is None:
+                return
+            query = replace(query, page_token=page.next_page_token)
+
+    def search(self, query: VersionQuery) -> Page[ModelVersion]:
+        """A page of the versions that a query asks for."""
+        return self._rules.search_versions(query)
+
+    def search_models(self, query: ModelQuery) -> Page[RegisteredModel]:
+        """A page of the models that a query asks for."""
+        return self._rules.search_models(query)
+
+    def model(self, name: str) -> RegisteredModel:
+        """A model, what is said about it and where its aliases point."""
+        return self._rules.model(name)
 
     def models(self) -> builtins.list[str]:
         """The names of all models, sorted."""
@@ -121,7 +230,8 @@ class Registry:
     def lineage(self, version: ModelVersion | str) -> Tree:
         """Where a version comes from, down to Delta versions and code, and what gates and people say of it."""
         known = self._known(version)
-        gates = gates_of(self._artifacts, self._artifacts.manifest(known.digest), known.run_id)
+        manifest = self._artifacts.manifest(known.digest) if known.verified else Manifest(())
+        gates = gates_of(self._artifacts, manifest, known.run_id)
         return lineage_of(known, gates, self.approvals(known))
 
     def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
@@ -130,8 +240,7 @@ class Registry:
         NotApproved says what is missing. A ModelVersion stands for what the caller has seen: Conflict where it has
         moved since. A reference stands for whatever it names now.
         """
-        known = self._known(version)
-        seen = None if isinstance(version, str) else version.row_version
+        known, seen = self._known(version), self._seen(version)
         return self._rules.promote(known.name, known.version, stage=stage, row_version=seen, call=self._call(why))
 
     def rollback(self, name: str, *, why: str = "") -> ModelVersion:
@@ -153,6 +262,11 @@ class Registry:
         SHA-256 wanted and the one got.
         """
         known = self._known(version)
+        if not known.verified:
+            raise UnknownName(
+                f"{known.reference} was registered from {known.source}, and its bytes are not in the artifact store; "
+                "get them there, and register the checkpoint itself"
+            )
         try:
             return self._artifacts.download(known.digest, directory)
         except (CorruptArtifact, UnknownName) as error:
@@ -168,6 +282,15 @@ class Registry:
 
     def _known(self, version: ModelVersion | str) -> ModelVersion:
         return self.get(version) if isinstance(version, str) else version
+
+    def _seen(self, version: ModelVersion | str) -> int | None:
+        return None if isinstance(version, str) else version.row_version
+
+    def _named(self, what: ModelVersion | str) -> tuple[str, int | None]:
+        if isinstance(what, str) and "/" not in what and "@" not in what:
+            return what, None
+        known = self._known(what)
+        return known.name, known.version
 
     def _call(self, why: str = "", *, request: str | None = None) -> Call:
         name = uuid4().hex if request is None else request

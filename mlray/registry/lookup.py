@@ -1,33 +1,45 @@
 """Rows found by name, or an UnknownName that points at the nearest; and versions as callers see them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, tuple_
 from sqlmodel import Session, col, select
 
 from mlray.errors import UnknownName
-from mlray.registry.model_version import ModelVersion, VersionRecord
+from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.policy import Policy
 from mlray.registry.reference import Reference
-from mlray.registry.tables import AliasRow, ModelRow, PolicyRow, VersionRow
+from mlray.registry.tables import (
+    AliasRow,
+    ModelRow,
+    ModelTagRow,
+    PolicyRow,
+    RetiredName,
+    VersionRow,
+    VersionTagRow,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_SUGGESTIONS = 20
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
-def model_to_extend(session: Session, name: str, *, at: int) -> ModelRow:
-    """The model's row, made if need be."""
-    insert = _INSERT[session.get_bind().dialect.name](ModelRow)
-    session.execute(insert.values(name=name, last_version=0, created_at=at).on_conflict_do_nothing())
-    return model_row(session, name)
+CHUNK = 1000
+Key = tuple[str, int]
+Item = TypeVar("Item")
+PLAIN = (
+    "version", "digest", "service", "service_hash", "service_definition", "sources", "fingerprint", "spine",
+    "label", "metrics", "run_id", "config", "provenance", "signature", "source", "author", "stage", "row_version",
+    "description",
+)  # fmt: skip
+"""What of a version its row holds under the same name and as the same value."""
 
 
 def model_row(session: Session, name: str) -> ModelRow:
     row = session.get(ModelRow, name)
     if row is None:
+        retired = session.get(RetiredName, name)
+        if retired is not None and retired.became is not None:
+            raise UnknownName(f"there is no model '{name}' any more: it is called '{retired.became}' now")
         raise UnknownName.of("model", name, names(session))
     return row
 
@@ -74,13 +86,36 @@ def names(session: Session) -> list[str]:
     return sorted(session.exec(select(ModelRow.name)))
 
 
-def aliases(session: Session, name: str | None) -> dict[tuple[str, int], list[str]]:
-    """Aliases by model and version."""
-    query = select(AliasRow) if name is None else select(AliasRow).where(AliasRow.model == name)
-    found: dict[tuple[str, int], list[str]] = {}
-    for row in session.exec(query):
-        found.setdefault((row.model, row.version), []).append(row.alias)
-    return found
+def models(session: Session, rows: Sequence[ModelRow]) -> list[RegisteredModel]:
+    """The models as callers see them."""
+    here = [row.name for row in rows]
+    pointing: dict[str, dict[str, int]] = {name: {} for name in here}
+    tags: dict[str, dict[str, str]] = {name: {} for name in here}
+    for some in _chunks(here):
+        for alias in session.exec(select(AliasRow).where(col(AliasRow.model).in_(some))):
+            pointing[alias.model][alias.alias] = alias.version
+        for tag in session.exec(select(ModelTagRow).where(col(ModelTagRow.model).in_(some))):
+            tags[tag.model][tag.key] = tag.value
+    return [
+        RegisteredModel(
+            name=row.name, description=row.description, tags=tags[row.name], aliases=pointing[row.name],
+            last_version=row.last_version, created_at=instant(row.created_at), updated_at=instant(row.updated_at),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def versions(session: Session, rows: Sequence[VersionRow]) -> list[ModelVersion]:
+    """The versions as callers see them, with what the session has changed."""
+    session.flush()
+    pointing: dict[Key, list[str]] = {(row.model, row.version): [] for row in rows}
+    tags: dict[Key, dict[str, str]] = {key: {} for key in pointing}
+    for some in _chunks(list(pointing)):
+        for alias in session.exec(select(AliasRow).where(_among(AliasRow, some))):
+            pointing[alias.model, alias.version].append(alias.alias)
+        for tag in session.exec(select(VersionTagRow).where(_among(VersionTagRow, some))):
+            tags[tag.model, tag.version][tag.key] = tag.value
+    return [_view(row, pointing[row.model, row.version], tags[row.model, row.version]) for row in rows]
 
 
 def policy_in_force(session: Session) -> Policy:
@@ -91,24 +126,28 @@ def policy_in_force(session: Session) -> Policy:
 
 def seen(session: Session, row: VersionRow) -> ModelVersion:
     """The version as callers see it, with what the session has changed."""
-    session.flush()
-    return view(row, aliases(session, row.model).get((row.model, row.version), ()))
+    return versions(session, [row])[0]
 
 
-def view(row: VersionRow, aliases: Iterable[str]) -> ModelVersion:
-    columns = row.model_dump(exclude={"model", "created_at", "features"})
+def _view(row: VersionRow, aliases: Iterable[str], tags: Mapping[str, str]) -> ModelVersion:
     return ModelVersion(
         name=row.model,
         features=tuple(row.features),
         created_at=instant(row.created_at),
+        updated_at=instant(row.updated_at),
         aliases=tuple(sorted(aliases)),
-        **columns,
+        tags=tags,
+        **{name: getattr(row, name) for name in PLAIN},
     )
 
 
-def columns(record: VersionRecord) -> dict[str, Any]:
-    """What of a version's row its record says."""
-    return vars(record) | {"features": list(record.features)}
+def _among(table: type[AliasRow | VersionTagRow], keys: Sequence[Key]) -> ColumnElement[bool]:
+    return tuple_(col(table.model), col(table.version)).in_(keys)
+
+
+def _chunks(keys: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Databases take some thousands of values in a statement."""
+    return (keys[at : at + CHUNK] for at in range(0, len(keys), CHUNK))
 
 
 def instant(microseconds: int) -> datetime:

@@ -6,42 +6,32 @@ again (a retry whose first answer was lost) changes nothing and answers what the
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from mlray.errors import Conflict
-from mlray.registry import approvals, stages, users
+from mlray.registry import aliases, approvals, creation, history, labels, lifecycle, lookup, search, stages, users
 from mlray.registry.artifacts import ArtifactStore
-from mlray.registry.audit import applied, first_break
+from mlray.registry.audit import applied
+from mlray.registry.creation import Labels
 from mlray.registry.database import Database
 from mlray.registry.gates import gates_of
 from mlray.registry.identity import ADMIN, Call, authenticated
-from mlray.registry.lookup import (
-    alias_row,
-    aliases,
-    columns,
-    instant,
-    microseconds,
-    model_row,
-    model_to_extend,
-    named,
-    names,
-    policy_in_force,
-    seen,
-    version_row,
-    view,
-)
-from mlray.registry.model_version import ModelVersion, VersionRecord
+from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
+from mlray.registry.model_version import ModelVersion, RegisteredModel, VersionRecord
 from mlray.registry.people import Approval, User
 from mlray.registry.policy import Policy, checked_stage
+from mlray.registry.query import ModelQuery, Page, VersionQuery
+from mlray.registry.record import checked_record
 from mlray.registry.reference import Reference, checked_name
-from mlray.registry.replay import state_break
 from mlray.registry.stages import Evidence
-from mlray.registry.tables import AliasRow, AuditHead, AuditRow, PolicyRow, VersionRow
+from mlray.registry.tables import PolicyRow
 from mlray.registry.transaction import Transaction
+
+NO_TAGS: Mapping[str, str] = {}
 
 
 class ModelRegistry:
@@ -52,7 +42,16 @@ class ModelRegistry:
         self._artifacts = artifacts
         self._clock = clock
 
-    def register(self, name: str, record: VersionRecord, *, alias: str | None, call: Call) -> ModelVersion:
+    def register(
+        self,
+        name: str,
+        record: VersionRecord,
+        *,
+        alias: str | None,
+        description: str = "",
+        tags: Mapping[str, str] = NO_TAGS,
+        call: Call,
+    ) -> ModelVersion:
         """The next version of `name`, at which `alias` points from then on.
 
         Needs the whole artifact in the store. A request that was served before answers the version of that
@@ -61,33 +60,128 @@ class ModelRegistry:
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
-        gates_of(self._artifacts, self._artifacts.require(record.digest), record.run_id)
+        told = Labels(description=description, tags=tags)
+        gates_of(self._artifacts, self._artifacts.require(checked_record(record).digest), record.run_id)
         with self._changing(call) as tx:
             if (earlier := tx.repeated("register", model=name)) is not None:
-                return _repeated(tx.session, earlier, record.digest)
-            return _add_version(tx, name, record, alias)
+                return seen(tx.session, creation.made_before(tx, earlier, digest=record.digest))
+            row = creation.add_version(tx, "register", name, record, told)
+            if alias is not None:
+                aliases.set_alias(tx, row, alias)
+            return seen(tx.session, row)
+
+    def register_source(
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str = "",
+        description: str = "",
+        tags: Mapping[str, str] = NO_TAGS,
+        call: Call,
+    ) -> ModelVersion:
+        """The next version of `name`, of bytes that nobody has verified: `source`, a URI, says where they are.
+
+        It stays in None unless the policy says `unverified_sources`.
+        """
+        record = checked_record(creation.source_record(source, run_id))
+        told = Labels(description=description, tags=tags)
+        with self._changing(call) as tx:
+            if (earlier := tx.repeated("register_source", model=name)) is not None:
+                return seen(tx.session, creation.made_before(tx, earlier, source=source))
+            return seen(tx.session, creation.add_version(tx, "register_source", name, record, told))
+
+    def copy(self, name: str, version: int, to: str, *, call: Call) -> ModelVersion:
+        """The version's bytes as the next version of `to`: in stage None, without approvals and aliases.
+
+        Description and tags come along; `copy_of` in its provenance names what it is a copy of.
+        """
+        with self._changing(call) as tx:
+            if (earlier := tx.repeated("copy", model=to)) is not None:
+                return seen(tx.session, creation.made_before(tx, earlier, copy_of=f"{name}/{version}"))
+            return seen(tx.session, creation.copy_version(tx, version_row(tx.session, name, version), to))
+
+    def create_model(
+        self, name: str, *, description: str = "", tags: Mapping[str, str] = NO_TAGS, call: Call
+    ) -> RegisteredModel:
+        """A model without versions; AlreadyExists where it is there."""
+        told = Labels(description=description, tags=tags)
+        with self._changing(call) as tx:
+            if tx.repeated("create_model", model=name) is None:
+                creation.create_model(tx, name, told)
+            return lookup.models(tx.session, [model_row(tx.session, name)])[0]
+
+    def rename_model(self, name: str, new_name: str, *, call: Call) -> RegisteredModel:
+        """The model under another name, with its numbers, stages, approvals, aliases, tags and history.
+
+        Where a version takes traffic it takes a role in `withdraw`. Conflict for a name that another model has or had.
+        """
+        with self._changing(call) as tx:
+            if tx.repeated("rename_model", model=name) is None:
+                lifecycle.rename_model(tx, model_row(tx.session, name), new_name)
+            return lookup.models(tx.session, [model_row(tx.session, new_name)])[0]
+
+    def delete_model(self, name: str, *, call: Call) -> None:
+        """Ends a model and its versions; the numbers go on where one of this name is made again.
+
+        Where a version takes traffic, or has, it takes a role in `withdraw`.
+        """
+        with self._changing(call) as tx:
+            if tx.repeated("delete_model", model=name) is None:
+                lifecycle.delete_model(tx, model_row(tx.session, name))
+
+    def delete_version(self, name: str, version: int, *, row_version: int | None = None, call: Call) -> None:
+        """Ends a version, with its aliases, tags and approvals; its number is not given again.
+
+        Where it takes traffic, or has, it takes a role in `withdraw`. `row_version`: as in `promote`.
+        """
+        with self._changing(call) as tx:
+            if tx.repeated("delete_version", model=name) is None:
+                lifecycle.delete_version(tx, version_row(tx.session, name, version), row_version)
+
+    def describe(self, name: str, description: str, *, version: int | None = None, call: Call) -> None:
+        """Another description of a model, or of one of its versions."""
+        with self._changing(call) as tx:
+            if tx.repeated("describe", model=name) is None:
+                labels.describe(tx, labels.labelled(tx.session, name, version), description)
+
+    def set_tag(self, name: str, key: str, value: str, *, version: int | None = None, call: Call) -> None:
+        """A tag of a model, or of one of its versions, over the one of this key. No rule reads it."""
+        with self._changing(call) as tx:
+            if tx.repeated("set_tag", model=name) is None:
+                labels.set_tag(tx, labels.labelled(tx.session, name, version), key, value)
+
+    def delete_tag(self, name: str, key: str, *, version: int | None = None, call: Call) -> None:
+        """Forgets a tag; UnknownName where there is none of this key."""
+        with self._changing(call) as tx:
+            if tx.repeated("delete_tag", model=name) is None:
+                labels.delete_tag(tx, labels.labelled(tx.session, name, version), key)
 
     def get(self, reference: str) -> ModelVersion:
         """The version that `reference` names; UnknownName where there is none."""
         parsed = Reference.parse(reference)
         with self._database.read() as session:
-            return seen(session, named(session, parsed))
+            return seen(session, lookup.named(session, parsed))
 
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
-        """The versions of one model, or of all, by name and number."""
-        query = select(VersionRow)
+    def model(self, name: str) -> RegisteredModel:
+        """The model of this name; UnknownName where there is none."""
         with self._database.read() as session:
-            if name is not None:
-                model_row(session, name)
-                query = query.where(VersionRow.model == name)
-            pointing = aliases(session, name)
-            rows = sorted(session.exec(query), key=lambda row: (row.model, row.version))
-            return [view(row, pointing.get((row.model, row.version), ())) for row in rows]
+            return lookup.models(session, [model_row(session, name)])[0]
 
     def models(self) -> list[str]:
         """The names of all models, sorted."""
         with self._database.read() as session:
-            return names(session)
+            return lookup.names(session)
+
+    def search_models(self, query: ModelQuery) -> Page[RegisteredModel]:
+        """A page of the models that the query asks for."""
+        with self._database.read() as session:
+            return search.models(session, query)
+
+    def search_versions(self, query: VersionQuery) -> Page[ModelVersion]:
+        """A page of the versions that the query asks for."""
+        with self._database.read() as session:
+            return search.versions(session, query)
 
     def set_alias(self, name: str, alias: str, version: int, *, call: Call) -> ModelVersion:
         """Points `alias` at a version of `name`, from wherever it pointed before."""
@@ -95,22 +189,15 @@ class ModelRegistry:
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
             if tx.repeated("set_alias", model=name) is None:
-                _point(tx, row, alias)
+                aliases.set_alias(tx, row, alias)
             return seen(tx.session, row)
 
     def remove_alias(self, name: str, alias: str, *, call: Call) -> None:
         """Forgets `alias`; UnknownName where `name` has none of that name."""
         with self._changing(call) as tx:
             model_row(tx.session, name)
-            if tx.repeated("remove_alias", model=name) is not None:
-                return
-            row = alias_row(tx.session, name, alias)
-            policy = policy_in_force(tx.session)
-            if alias in policy.protected_aliases:
-                tx.caller.require(policy.withdraw, f"remove the protected alias {name}@{alias}")
-            before = {"alias": alias, "version": row.version}
-            tx.session.delete(row)
-            tx.note("remove_alias", model=name, before=before)
+            if tx.repeated("remove_alias", model=name) is None:
+                aliases.remove_alias(tx, name, alias)
 
     def promote(self, name: str, version: int, *, stage: str, row_version: int | None, call: Call) -> ModelVersion:
         """Moves a version to a stage as the policy allows; what it replaces there is archived in the same change.
@@ -132,7 +219,7 @@ class ModelRegistry:
             model_row(session, name)
             repeated = applied(session, model=name, action="rollback", request=call.request)
             target = None if repeated else stages.rollback_target(session, name)[0]
-        if target is not None:
+        if target is not None and target.digest:
             self._artifacts.verify(target.digest)
         with self._changing(call) as tx:
             earlier = tx.repeated("rollback", model=name)
@@ -154,8 +241,10 @@ class ModelRegistry:
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
             if tx.repeated("approve", model=name) is None:
+                policy = policy_in_force(tx.session)
                 stages.require_verified(row, evidence)
-                approvals.approve(tx, policy_in_force(tx.session), row, stage, role)
+                stages.require_bytes(policy, row, stage)
+                approvals.approve(tx, policy, row, stage, role)
 
     def revoke_approval(self, name: str, version: int, *, stage: str, call: Call) -> None:
         """Takes back what the caller approved; UnknownName where that is nothing."""
@@ -226,32 +315,23 @@ class ModelRegistry:
             return users.users(session)
 
     def audit(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The changes of one model or all, oldest first: a mapping per audit row, `at` an aware datetime, `why` the
-        reason that was given.
+        """The changes of one model, under all names that it has had, or all, oldest first: a mapping per audit row,
+        `at` an aware datetime, `why` the reason that was given.
         """
-        query = select(AuditRow).order_by(col(AuditRow.sequence))
-        if name is not None:
-            query = query.where(AuditRow.model == name)
         with self._database.read() as session:
-            return [_told(row) for row in session.exec(query)]
+            return history.changes(session, name)
 
     def check_audit(self) -> str | None:
         """What is wrong first with the audit chain, or with the tables against what it tells; None for nothing."""
-        rows = select(AuditRow).order_by(col(AuditRow.sequence)).execution_options(yield_per=1000)
         with self._database.read() as session:
-            with closing(session.exec(rows)) as chain:
-                broken = first_break(chain, session.exec(select(AuditHead)).one_or_none())
-            if broken is not None:
-                return broken
-            with closing(session.exec(rows)) as chain:
-                return state_break(session, chain)
+            return history.what_is_wrong(session)
 
     def _evidence(self, name: str, version: int, stage: str, call: Call) -> Evidence:
         """What the artifact says, read before the transaction: bytes take longer than a lock should be held."""
         with self._reading_for(call) as session:
             row = version_row(session, name, version)
             digest, run_id = row.digest, row.run_id
-        if stage == "Archived":  # the way out is open to a damaged artifact too
+        if stage == "Archived" or not digest:  # the way out is open to a damaged artifact too
             return Evidence(digest=digest, gates={})
         return Evidence(digest=digest, gates=gates_of(self._artifacts, self._artifacts.verify(digest), run_id))
 
@@ -268,39 +348,3 @@ class ModelRegistry:
 
     def _now(self) -> int:
         return microseconds(self._clock())
-
-
-def _add_version(tx: Transaction, name: str, record: VersionRecord, alias: str | None) -> ModelVersion:
-    model = model_to_extend(tx.session, name, at=tx.at)
-    model.last_version += 1
-    row = VersionRow(model=name, version=model.last_version, author=tx.caller.name, created_at=tx.at, **columns(record))
-    tx.session.add_all([model, row])
-    tx.note("register", model=name, after={"version": row.version, "digest": row.digest, "run_id": row.run_id})
-    if alias is not None:
-        _point(tx, row, alias)
-    return seen(tx.session, row)
-
-
-def _point(tx: Transaction, row: VersionRow, alias: str) -> None:
-    stages.require_production(tx.session, policy_in_force(tx.session), row, alias)
-    pointing = tx.session.get(AliasRow, (row.model, alias))
-    before = None if pointing is None else {"alias": alias, "version": pointing.version}
-    pointing = pointing or AliasRow(model=row.model, alias=alias, version=row.version)
-    pointing.version = row.version
-    tx.session.add(pointing)
-    tx.note("set_alias", model=row.model, before=before, after={"alias": alias, "version": row.version})
-
-
-def _told(row: AuditRow) -> dict[str, Any]:
-    after = dict(row.after or {})
-    return row.model_dump() | {"at": instant(row.at), "why": after.pop("why", ""), "after": after or None}
-
-
-def _repeated(session: Session, earlier: AuditRow, digest: str) -> ModelVersion:
-    row = version_row(session, earlier.model, (earlier.after or {})["version"])
-    if row.digest != digest:
-        raise Conflict(
-            f"{row.model}: the idempotency key {earlier.request!r} stands for version {row.version} with "
-            f"digest {row.digest}; it came again with digest {digest}; use a new key for a new checkpoint"
-        )
-    return seen(session, row)

@@ -1,7 +1,7 @@
-"""What the registry says about a model version; needs neither a database nor Ray."""
+"""What the registry says about a model and its versions; needs neither a database nor Ray."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -39,7 +39,11 @@ class RunLike(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class VersionRecord:
-    """What is known of a checkpoint before it has a version; mappings hold plain JSON values."""
+    """What is known of a checkpoint before it has a version; mappings hold plain JSON values.
+
+    `metrics` holds the last value of each, a float that may be NaN or infinite. `digest` is that of the stored bytes;
+    where nobody has verified any it is empty, and `source` says where they are to be found.
+    """
 
     digest: str
     service: str
@@ -55,27 +59,53 @@ class VersionRecord:
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     signature: Mapping[str, Any]
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion(VersionRecord):
-    """A registered checkpoint, version 1, 2, 3 of a model; `created_at` is in UTC, `aliases` are sorted.
+    """A registered checkpoint, version 1, 2, 3 of a model; instants are in UTC, `aliases` are sorted.
 
     `author` is the user who registered it, `os:<name>` where nobody had a token yet. `row_version` counts its moves
-    between stages.
+    between stages; `updated_at` is when its stage, its description or its tags changed last.
     """
 
     name: str
     version: int
     author: str
     created_at: datetime
+    updated_at: datetime
     aliases: tuple[str, ...]
     stage: str = "None"
     row_version: int = 0
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
         return f"{self.name}/{self.version}"
+
+    @property
+    def verified(self) -> bool:
+        """Whether its bytes are in the artifact store."""
+        return self.digest != ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredModel:
+    """A model: a name under which versions are registered, and what is said about them all.
+
+    `last_version` is the highest number that was ever given under the name. `updated_at` is when the model itself, its
+    aliases or the set of its versions changed last.
+    """
+
+    name: str
+    description: str
+    tags: Mapping[str, str]
+    aliases: Mapping[str, int]
+    last_version: int
+    created_at: datetime
+    updated_at: datetime
 
 
 def record_of(run: RunLike, *, digest: str, signature: Mapping[str, Any]) -> VersionRecord:

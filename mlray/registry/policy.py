@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
 
 from mlray.errors import ConfigError, UnknownName
 from mlray.registry.canonical import canonical_json, sha256_text
@@ -38,7 +38,9 @@ class StageRule(_Frozen):
 class Policy(_Frozen):
     """moves: from a stage, the stages that can be entered. stages: what entering asks for; a stage left out asks for
     nothing. withdraw: the roles of which a caller needs one to take a version out of Canary or Production, to roll
-    back, or to remove a protected alias. protected_aliases: they need what Production needs.
+    back, to remove a protected alias, or to rename or delete what takes traffic. protected_aliases: they need what
+    Production needs. unverified_sources: whether a version that was registered from a source, without bytes that the
+    registry has seen, can leave None.
     """
 
     moves: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +56,7 @@ class Policy(_Frozen):
     }
     withdraw: tuple[str, ...] = ("ml_engineer", "risk_officer", "operator")
     protected_aliases: tuple[str, ...] = ("champion",)
+    unverified_sources: StrictBool = False
 
     @field_validator("withdraw", "protected_aliases")
     @classmethod

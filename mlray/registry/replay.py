@@ -6,34 +6,23 @@ The chain shows that no row was changed or left out. It cannot show a table that
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
+from mlray.registry.held import HELD
 from mlray.registry.identity import UNPROVEN
-from mlray.registry.tables import (
-    AliasRow,
-    ApprovalRow,
-    AuditRow,
-    ModelRow,
-    PolicyRow,
-    PromotionRow,
-    RoleRow,
-    UserRow,
-    VersionRow,
-)
-
-State = dict[str, dict[Any, Any]]
-"""Per kind of thing, what is known of each."""
+from mlray.registry.replay_models import NOT_TOLD, State, replay_model
+from mlray.registry.tables import AuditRow
 
 
 def state_break(session: Session, rows: Iterable[AuditRow]) -> str | None:
     """The first thing in the tables that the rows, in order, do not tell of; None where they agree."""
-    told: State = {kind: {} for kind in _HELD}
+    told: State = {kind: {} for kind in HELD}
     for row in rows:
         try:
             _replay(told, row)
         except (KeyError, TypeError, IndexError):
             return f"audit row {row.sequence} tells of something that the rows before it do not know"
-    for kind, held in _HELD.items():
+    for kind, held in HELD.items():
         there = held(session)
         for key in sorted(told[kind].keys() | there.keys(), key=str):
             if not _same(told[kind].get(key), there.get(key)):
@@ -45,10 +34,6 @@ def state_break(session: Session, rows: Iterable[AuditRow]) -> str | None:
 def _replay(told: State, row: AuditRow) -> None:
     before, after, model = row.before or {}, row.after or {}, row.model
     match row.action:
-        case "register":
-            version = after["version"]
-            told["model"][model] = version
-            told["version"][model, version] = ("None", 0, after["digest"], row.who)
         case "set_alias":
             told["alias"][model, after["alias"]] = after["version"]
         case "remove_alias":
@@ -63,8 +48,10 @@ def _replay(told: State, row: AuditRow) -> None:
                 told["approval"][one] = (*told["approval"][one][:7], True, told["approval"][one][8])
         case "set_policy":
             told["policy"][row.sequence] = (after["policy"], after["document"])
-        case _:
+        case "add_user" | "renew_token" | "grant" | "revoke" | "disable":
             _replay_user(told, row, before, after)
+        case _:
+            replay_model(told, row)
 
 
 def _replay_move(told: State, row: AuditRow, after: Mapping[str, Any]) -> None:
@@ -102,46 +89,19 @@ def _replay_user(told: State, row: AuditRow, before: Mapping[str, Any], after: M
             told["user"][before["user"]] = (told["user"][before["user"]][0], True)
 
 
-def _approvals(session: Session) -> dict[Any, Any]:
-    return {
-        one.id: (
-            one.model, one.version, one.stage, one.role, one.who, one.digest, one.policy_revision,
-            one.revoked_at is not None, one.promotion,
-        )
-        for one in session.exec(select(ApprovalRow))
-    }  # fmt: skip
-
-
-def _promotions(session: Session) -> dict[Any, Any]:
-    return {
-        one.id: (one.model, one.version, one.stage, one.digest, one.policy_revision, one.ended)
-        for one in session.exec(select(PromotionRow))
-    }
-
-
-def _versions(session: Session) -> dict[Any, Any]:
-    where = session.exec(select(VersionRow.model, VersionRow.version, VersionRow.stage, VersionRow.row_version))
-    what = session.exec(select(VersionRow.model, VersionRow.version, VersionRow.digest, VersionRow.author))
-    told = {(model, version): (digest, author) for model, version, digest, author in what}
-    return {(model, version): (stage, count, *told[model, version]) for model, version, stage, count in where}
-
-
-_HELD = {
-    "model": lambda session: {one.name: one.last_version for one in session.exec(select(ModelRow))},
-    "version": _versions,
-    "alias": lambda session: {(one.model, one.alias): one.version for one in session.exec(select(AliasRow))},
-    "user": lambda session: {one.name: (one.token_sha256, one.disabled) for one in session.exec(select(UserRow))},
-    "role": lambda session: {(one.name, one.role): one.granted for one in session.exec(select(RoleRow))},
-    "policy": lambda session: {one.id: (one.revision, one.document) for one in session.exec(select(PolicyRow))},
-    "approval": _approvals,
-    "promotion": _promotions,
-}
-
-
 def _same(said: Any, found: Any) -> bool:
-    """Rows of the first schema name an author as the operating system did, without the mark that versions bear now."""
-    older = isinstance(said, tuple) and len(said) == 4 and (*said[:3], f"{UNPROVEN}{said[3]}") == found
-    return said == found or older
+    """Rows of the first schema name an author as the operating system did, without the mark that versions bear now, and
+    say nothing of the record.
+    """
+    if said in (NOT_TOLD, found):
+        return found is not None
+    if isinstance(said, set) and isinstance(found, set):
+        return {_marked(one, found) for one in said} == found
+    return isinstance(said, tuple) and len(said) == 4 and (*said[:3], f"{UNPROVEN}{said[3]}") == found
+
+
+def _marked(author: str, found: set[str]) -> str:
+    return author if author in found else f"{UNPROVEN}{author}"
 
 
 def _name(key: Any) -> str:

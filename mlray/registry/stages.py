@@ -43,6 +43,7 @@ def promote(
     if stage not in policy.moves.get(row.stage, ()):
         ways = ", ".join(policy.moves.get(row.stage, ())) or "nowhere"
         raise Conflict(f"{reference} is in {row.stage}; from there the policy lets it go to {ways}, not to {stage}")
+    require_bytes(policy, row, stage)
     if row.stage in LIVE and stage != PRODUCTION:
         tx.caller.require(policy.withdraw, f"take {reference} out of {row.stage}")
     approved_by = _approved(tx.session, policy, row, stage, evidence)
@@ -98,6 +99,17 @@ def require_production(session: Session, policy: Policy, row: VersionRow, alias:
         )
 
 
+def require_bytes(policy: Policy, row: VersionRow, stage: str) -> None:
+    """NotApproved where nobody has verified the version's bytes and the policy asks for that. Only the way from a stage
+    to Archived is open to it then.
+    """
+    if not row.digest and not policy.unverified_sources and (row.stage == "None" or stage != "Archived"):
+        raise NotApproved(
+            f"{row.model}/{row.version} was registered from {row.source} and nobody has verified its bytes: it cannot "
+            f"enter {stage}; register the checkpoint itself, or let the policy say unverified_sources = true"
+        )
+
+
 def require_verified(row: VersionRow, evidence: Evidence) -> None:
     """Conflict where the bytes that were verified are not those of the row."""
     if evidence.digest != row.digest:
@@ -148,7 +160,8 @@ def _move(tx: Transaction, row: VersionRow, stage: str, action: str, **details: 
     )
     values = {"stage": stage, "row_version": row.row_version + 1}
     tx.session.flush()
-    statement = update(VersionRow).where(*here).values(**values).execution_options(synchronize_session=False)
+    moving = update(VersionRow).where(*here).values(**values, updated_at=tx.at)
+    statement = moving.execution_options(synchronize_session=False)
     done: CursorResult[Any] = tx.session.connection().execute(statement)
     expected = row.row_version
     tx.session.refresh(row)

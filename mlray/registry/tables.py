@@ -1,7 +1,8 @@
 """The tables of the registry. A change here needs a migration: a test compares the two.
 
 Instants are int64 microseconds since 1970 UTC. JSON is canonical text, so that one value has one spelling in
-every database. Names cascade on update, which leaves room for renaming a model; nothing cascades on delete.
+every database. Names cascade on update, so that a model can be renamed; nothing cascades on delete. Text that is
+searched is ordered by code points in every database (PostgreSQL: COLLATE "C", see migration 0003).
 """
 
 import json
@@ -58,7 +59,22 @@ class ModelRow(RegistryTable, table=True):
     __tablename__ = "models"
     name: str = Field(primary_key=True, sa_type=String(128))
     last_version: int
-    created_at: int = Field(sa_type=BigInteger)
+    created_at: int = Field(sa_type=BigInteger, index=True)
+    updated_at: int = Field(sa_type=BigInteger, index=True, sa_column_kwargs={"server_default": "0"})
+    description: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": text("''")})
+
+
+class RetiredName(RegistryTable, table=True):
+    """A name that a model had: its next model goes on after `last_version`, so that no number means two things.
+
+    `became` is the model that was renamed, as it is called now; null where it was deleted.
+    """
+
+    __tablename__ = "retired_names"
+    __table_args__ = (ForeignKeyConstraint(["became"], ["models.name"], onupdate="CASCADE", ondelete="SET NULL"),)
+    name: str = Field(primary_key=True, sa_type=String(128))
+    last_version: int
+    became: str | None = Field(default=None, sa_type=String(128))
 
 
 def _one_per_model(stage: str) -> Index:
@@ -70,13 +86,18 @@ def _one_per_model(stage: str) -> Index:
 class VersionRow(RegistryTable, table=True):
     """A version. `row_version` counts its moves between stages: a move says which state it starts from.
 
-    `author` is the user whose token registered it, or `os:<name>` where nobody had a token yet.
+    `author` is the user whose token registered it, or `os:<name>` where nobody had a token yet. `digest` is empty where
+    nobody has verified any bytes; `source` is then where they are said to be.
     """
 
     __tablename__ = "model_versions"
     __table_args__ = (
         ForeignKeyConstraint(["model"], ["models.name"], onupdate="CASCADE"),
         CheckConstraint("version >= 1", name="positive"),
+        Index("ix_model_versions_stage", "stage", "model", "version"),
+        Index("ix_model_versions_service", "service", "model", "version"),
+        Index("ix_model_versions_model_updated_at", "model", "updated_at", "version"),
+        Index("ix_model_versions_model_created_at", "model", "created_at", "version"),
         _one_per_model("Canary"),
         _one_per_model("Production"),
     )
@@ -92,26 +113,64 @@ class VersionRow(RegistryTable, table=True):
     features: list[str] = Field(sa_type=JsonText)
     label: str = Field(sa_type=Text)
     metrics: dict[str, float] = Field(sa_type=JsonText)
-    run_id: str = Field(sa_type=Text)
+    run_id: str = Field(index=True, sa_type=Text)
     config: dict[str, Any] = Field(sa_type=JsonText)
     provenance: dict[str, Any] = Field(sa_type=JsonText)
     signature: dict[str, Any] = Field(sa_type=JsonText)
+    source: str = Field(default="", index=True, sa_type=Text, sa_column_kwargs={"server_default": text("''")})
+    description: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": text("''")})
     author: str = Field(sa_type=Text)
-    created_at: int = Field(sa_type=BigInteger)
+    created_at: int = Field(sa_type=BigInteger, index=True)
+    updated_at: int = Field(sa_type=BigInteger, index=True, sa_column_kwargs={"server_default": "0"})
     stage: str = Field(default="None", sa_type=String(16), sa_column_kwargs={"server_default": "None"})
     row_version: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
 
+def _of_version() -> ForeignKeyConstraint:
+    there = ["model_versions.model", "model_versions.version"]
+    return ForeignKeyConstraint(["model", "version"], there, onupdate="CASCADE")
+
+
+class AuthorRow(RegistryTable, table=True):
+    """Who has ever registered these bytes, under any name; outlives the versions. `origin`: see `authors`."""
+
+    __tablename__ = "authors"
+    origin: str = Field(primary_key=True, sa_type=String(64))
+    author: str = Field(primary_key=True, sa_type=Text)
+
+
 class AliasRow(RegistryTable, table=True):
     __tablename__ = "aliases"
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["model", "version"], ["model_versions.model", "model_versions.version"], onupdate="CASCADE"
-        ),
-    )
+    __table_args__ = (_of_version(), Index("ix_aliases_alias", "alias", "model"))
     model: str = Field(primary_key=True, sa_type=String(128))
     alias: str = Field(primary_key=True, sa_type=String(128))
     version: int
+
+
+class ModelTagRow(RegistryTable, table=True):
+    """A word about a model. `start` is the value's first characters, for the index."""
+
+    __tablename__ = "model_tags"
+    __table_args__ = (
+        ForeignKeyConstraint(["model"], ["models.name"], onupdate="CASCADE"),
+        Index("ix_model_tags_key", "key", "start", "model"),
+    )
+    model: str = Field(primary_key=True, sa_type=String(128))
+    key: str = Field(primary_key=True, sa_type=Text)
+    start: str = Field(sa_type=Text)
+    value: str = Field(sa_type=Text)
+
+
+class VersionTagRow(RegistryTable, table=True):
+    """A word about a version. `start` is the value's first characters, for the index."""
+
+    __tablename__ = "version_tags"
+    __table_args__ = (_of_version(), Index("ix_version_tags_key", "key", "start", "model", "version"))
+    model: str = Field(primary_key=True, sa_type=String(128))
+    version: int = Field(primary_key=True)
+    key: str = Field(primary_key=True, sa_type=Text)
+    start: str = Field(sa_type=Text)
+    value: str = Field(sa_type=Text)
 
 
 class AuditRow(RegistryTable, table=True):
@@ -181,11 +240,7 @@ class PromotionRow(RegistryTable, table=True):
     """
 
     __tablename__ = "promotions"
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["model", "version"], ["model_versions.model", "model_versions.version"], onupdate="CASCADE"
-        ),
-    )
+    __table_args__ = (_of_version(),)
     id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     model: str = Field(index=True, sa_type=String(128))
     version: int
@@ -203,9 +258,7 @@ class ApprovalRow(RegistryTable, table=True):
 
     __tablename__ = "approvals"
     __table_args__ = (
-        ForeignKeyConstraint(
-            ["model", "version"], ["model_versions.model", "model_versions.version"], onupdate="CASCADE"
-        ),
+        _of_version(),
         ForeignKeyConstraint(["who"], ["users.name"]),
         ForeignKeyConstraint(["promotion"], ["promotions.id"]),
         Index("ix_approvals_model", "model", "version"),

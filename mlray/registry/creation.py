@@ -1,0 +1,121 @@
+"""Models and versions come to be: by registration, from a source without bytes, as a copy. None brings a stage, an
+approval or an alias along; who did it is an author of the bytes from then on, for good.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel import select
+
+from mlray.errors import AlreadyExists, Conflict
+from mlray.registry.approvals import add_author
+from mlray.registry.labels import put_tag
+from mlray.registry.model_version import VersionRecord
+from mlray.registry.record import RECORD_FIELDS, columns, record_hash
+from mlray.registry.reference import checked_name
+from mlray.registry.tables import AuditRow, ModelRow, RetiredName, VersionRow, VersionTagRow
+from mlray.registry.texts import checked_source, checked_tags, checked_text
+from mlray.registry.transaction import Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is said about a model or a version when it is made; InvalidName for what no database keeps."""
+
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_text("description", self.description)
+        checked_tags(self.tags)
+
+    def told(self) -> dict[str, Any]:
+        """For the audit, without what is empty."""
+        return {k: v for k, v in (("description", self.description), ("tags", dict(self.tags))) if v}
+
+
+def create_model(tx: Transaction, name: str, labels: Labels) -> ModelRow:
+    """A model without versions; AlreadyExists where it is there."""
+    if tx.session.get(ModelRow, checked_name("model", name)) is not None:
+        raise AlreadyExists(f"there is a model '{name}' already; register a version of it, or choose another name")
+    model = _new_model(tx, name)
+    model.description = labels.description
+    for key, value in labels.tags.items():
+        put_tag(tx.session, model, key, value)
+    tx.note("create_model", model=name, after=labels.told())
+    return model
+
+
+def add_version(tx: Transaction, action: str, name: str, record: VersionRecord, labels: Labels) -> VersionRow:
+    """The next version of the model, which is made if need be; `action` is what the audit calls it."""
+    model = tx.session.get(ModelRow, checked_name("model", name)) or _new_model(tx, name)
+    model.last_version += 1
+    model.updated_at = tx.at
+    row = VersionRow(
+        model=name, version=model.last_version, author=tx.caller.name, created_at=tx.at, updated_at=tx.at,
+        description=labels.description, **columns(record),
+    )  # fmt: skip
+    tx.session.add_all([model, row])
+    tx.session.flush()
+    add_author(tx.session, row)
+    for key, value in labels.tags.items():
+        put_tag(tx.session, row, key, value)
+    after = {"version": row.version, "digest": row.digest, "run_id": row.run_id, "record": record_hash(record)}
+    said = {k: v for k, v in (("source", row.source), ("copy_of", row.provenance.get("copy_of"))) if v}
+    tx.note(action, model=name, after=after | said | labels.told())
+    return row
+
+
+def copy_version(tx: Transaction, row: VersionRow, to: str) -> VersionRow:
+    """The version's bytes as the next version of another model. Its provenance names the version it is a copy of."""
+    values = {name: getattr(row, name) for name in RECORD_FIELDS}
+    values["features"] = tuple(row.features)
+    values["provenance"] = row.provenance | {"copy_of": f"{row.model}/{row.version}"}
+    here = (VersionTagRow.model == row.model, VersionTagRow.version == row.version)
+    tags = {tag.key: tag.value for tag in tx.session.exec(select(VersionTagRow).where(*here))}
+    return add_version(tx, "copy", to, VersionRecord(**values), Labels(description=row.description, tags=tags))
+
+
+def source_record(source: str, run_id: str) -> VersionRecord:
+    """The record of bytes that nobody has verified: all that is known is where they are said to be."""
+    return VersionRecord(
+        digest="", source=checked_source(source), run_id=run_id, service="", service_hash="", service_definition="",
+        sources={}, fingerprint="", spine="", features=(), label="", metrics={}, config={}, provenance={}, signature={},
+    )  # fmt: skip
+
+
+def made_before(tx: Transaction, earlier: AuditRow, **same: str) -> VersionRow:
+    """The version that the same request has made before.
+
+    Conflict where it was deleted or renamed since, or where the request comes again with another digest, source or
+    original (`same`).
+    """
+    after = earlier.after or {}
+    reference = f"{earlier.model}/{after['version']}"
+    for name, now in same.items():
+        if (then := after.get(name, "")) != now:
+            raise Conflict(
+                f"{earlier.model}: the idempotency key {earlier.request!r} stands for version {after['version']} with "
+                f"{name} {then}; it came again with {name} {now}; use a new key for a new checkpoint"
+            )
+    row = tx.session.get(VersionRow, (earlier.model, after["version"]))
+    if row is None:
+        raise Conflict(
+            f"{earlier.model}: the idempotency key {earlier.request!r} stands for {reference}, which is deleted or "
+            "renamed; use a new key"
+        )
+    return row
+
+
+def _new_model(tx: Transaction, name: str) -> ModelRow:
+    """The model's row. Its numbers go on where an earlier model of this name stopped."""
+    retired = tx.session.get(RetiredName, name)
+    last = 0
+    if retired is not None:
+        last = retired.last_version
+        tx.session.delete(retired)
+    model = ModelRow(name=name, last_version=last, created_at=tx.at, updated_at=tx.at)
+    tx.session.add(model)
+    tx.session.flush()
+    return model
