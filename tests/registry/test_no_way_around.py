@@ -5,13 +5,15 @@ import inspect
 import pytest
 import ray
 
-from mlray.errors import Forbidden, NotApproved, Unauthenticated
+from mlray.errors import Conflict, Forbidden, NotApproved, Unauthenticated, UnknownName
 from mlray.registry import actor as registry_actor
 from mlray.registry.actor import ACTOR_NAME, METHODS, NAMESPACE
 from mlray.registry.client import Registry
 from mlray.registry.identity import Call
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import record_of
+from mlray.registry.policy import Policy
+from tests.registry.conftest import PASSED
 
 
 def test_the_protected_alias_points_at_production_only(team):
@@ -79,6 +81,124 @@ def test_an_anonymous_caller_cannot_pass_for_the_author(team):
     ):
         with pytest.raises(Unauthenticated):
             change()
+
+
+def test_a_copy_brings_no_approval_along(team):
+    team.approved(b"1")
+
+    copy = team.eve.copy("fraud/1", "other")
+
+    with pytest.raises(NotApproved, match="other/1 may not enter Production, it lacks an approval as ml_engineer"):
+        team.eve.promote(copy, stage="Production")
+    with pytest.raises(NotApproved, match="other@champion is a protected alias"):
+        team.eve.set_alias("other", "champion", 1)
+
+
+def test_a_copy_by_another_does_not_wash_the_author_off(team):
+    team.root.users.grant("ana", "ml_engineer")
+    team.version()
+
+    copy = team.eve.copy("fraud/1", "other")
+
+    for author in (team.ana, team.eve):
+        with pytest.raises(Forbidden, match="registered other/1, or the same bytes, and cannot approve it"):
+            author.approve(copy, stage="Production", role="ml_engineer")
+
+
+def test_deleting_a_version_does_not_wash_its_author_off(team):
+    team.root.users.grant("ana", "ml_engineer")
+    team.version(b"1")
+    team.ana.delete("fraud")
+    again = team.eve.register("other", team.make_run(b"1", gates={"evaluation": PASSED}))
+
+    with pytest.raises(Forbidden, match="ana registered other/1, or the same bytes, and cannot approve it"):
+        team.ana.approve(again, stage="Production", role="ml_engineer")
+
+
+def test_a_rename_brings_no_model_to_a_name_that_another_had(team):
+    team.production(b"1")
+    team.version(b"2", model="toy")
+    team.ben.rename("fraud", "cards")
+
+    with pytest.raises(Conflict, match="another model was called 'fraud'"):
+        team.ana.rename("toy", "fraud")
+    with pytest.raises(NotApproved, match="toy/1 may not enter Production"):
+        team.ana.promote("toy/1", stage="Production")
+
+
+def test_a_model_made_again_has_no_production_no_champion_and_no_approval(team):
+    team.production(b"1")
+    team.ana.set_alias("fraud", "champion", 1)
+    team.ben.delete("fraud")
+    again = team.version(b"1")
+
+    assert (again.version, again.stage, again.aliases) == (2, "None", ())
+    with pytest.raises(NotApproved, match="fraud/2 may not enter Production"):
+        team.ana.promote(again, stage="Production")
+    with pytest.raises(Conflict, match="fraud has no earlier approved Production to go back to"):
+        team.ben.rollback("fraud")
+
+
+def test_tags_and_descriptions_are_no_gates_approvals_or_aliases(team):
+    tags = {"evaluation": "passed", "approval": "risk_officer", "alias": "champion", "stage": "Production"}
+    version = team.ana.register("fraud", team.make_run(b"1"), tags=tags, description="approved by cleo")
+    for key, value in tags.items():
+        team.ana.tag("fraud", key, value)
+
+    with pytest.raises(NotApproved, match="an approval as risk_officer; gate 'evaluation': the run left no result"):
+        team.ana.promote(version, stage="Production")
+    with pytest.raises(UnknownName, match="there is no alias"):
+        team.ana.get("fraud@champion")
+
+
+def test_a_version_without_verified_bytes_does_not_leave_none(team):
+    team.ana.register_source("fraud", "runs:/1/model", run_id="1")
+    team.eve.copy("fraud/1", "other")
+
+    for reference in ("fraud/1", "other/1"):
+        for stage in ("Staging", "Canary", "Production", "Archived"):
+            with pytest.raises(NotApproved, match="was registered from runs:/1/model and nobody has verified"):
+                team.ben.promote(reference, stage=stage)
+    with pytest.raises(NotApproved, match="nobody has verified its bytes"):
+        team.ben.approve("fraud/1", stage="Canary", role="ml_engineer")
+    with pytest.raises(NotApproved, match="fraud@champion is a protected alias"):
+        team.ana.set_alias("fraud", "champion", 1)
+    with pytest.raises(UnknownName, match="its bytes are not in the artifact store"):
+        team.ana.download("fraud/1", "copy")
+
+
+def test_an_open_policy_lets_a_version_without_verified_bytes_go_on_with_its_approvals(team):
+    team.ana.register_source("fraud", "runs:/1/model")
+    stages = {"Canary": {"approvals": ["ml_engineer"]}}
+    team.root.set_policy(Policy.parse({"unverified_sources": True, "stages": stages}))
+    with pytest.raises(NotApproved, match="fraud/1 may not enter Canary, it lacks an approval as ml_engineer"):
+        team.ana.promote("fraud/1", stage="Canary")
+    team.ben.approve("fraud/1", stage="Canary", role="ml_engineer")
+    assert team.ana.promote("fraud/1", stage="Canary").stage == "Canary"
+
+    team.root.set_policy(Policy.parse({"stages": stages}))
+
+    assert team.ben.promote("fraud/1", stage="Archived").stage == "Archived"  # out of traffic at any time
+    with pytest.raises(NotApproved, match="it cannot enter Staging"):
+        team.ana.promote("fraud/1", stage="Staging")
+
+
+def test_who_copies_a_source_that_nobody_has_verified_does_not_wash_its_author_off(team):
+    team.root.users.grant("ana", "ml_engineer")
+    team.ana.register_source("fraud", "runs:/1/model")
+    team.eve.copy("fraud/1", "other")
+    stages = {"Canary": {"approvals": ["ml_engineer"]}}
+    team.root.set_policy(Policy.parse({"unverified_sources": True, "stages": stages}))
+
+    with pytest.raises(Forbidden, match="ana registered other/1, or the same bytes"):
+        team.ana.approve("other/1", stage="Canary", role="ml_engineer")
+
+
+def test_bytes_come_with_a_digest_or_by_another_way(team):
+    record = record_of(team.make_run(b"1"), digest="", signature={})
+
+    with pytest.raises(UnknownName, match="'' is no digest of an artifact"):
+        team.ana._rules.register("fraud", record, alias=None, call=team.ana._call())
 
 
 @pytest.fixture

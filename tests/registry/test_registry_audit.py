@@ -91,10 +91,23 @@ def test_without_the_end_of_the_chain_nothing_is_changed(changed, execute, make_
         ("INSERT INTO aliases VALUES ('fraud', 'champion', 2)", "alias fraud/champion was changed without a row"),
         ("INSERT INTO policies VALUES (99, '', '{}')", "policy 99 was changed without a row: the rows say nothing"),
         ("UPDATE models SET last_version = 7", "model fraud was changed without a row: the rows say 2"),
+        ("UPDATE models SET description = 'tested'", "description fraud was changed without a row: the rows say cards"),
+        ("UPDATE model_versions SET description = 'x' WHERE version = 2", "description fraud/2 was changed without a"),
+        ("UPDATE model_versions SET metrics = '{\"auc\":1.0}' WHERE version = 2", "record fraud/2 was changed without"),
+        ("UPDATE model_versions SET source = 's3://other'", "record fraud/1 was changed without a row"),
+        ("DELETE FROM authors WHERE author = 'ana'", "author .* was changed without a row: the rows say {'ana'}"),
+        ("INSERT INTO authors VALUES ('00', 'eve')", "author 00 was changed without a row: the rows say nothing"),
+        ("UPDATE model_tags SET value = 'x'", "tag fraud/team was changed without a row: the rows say risk"),
+        ("DELETE FROM version_tags", "tag fraud/1/data was changed without a row: .* the table says nothing"),
+        ("UPDATE retired_names SET last_version = 7", "retired name old was changed without a row"),
+        ("UPDATE retired_names SET became = NULL", "retired name old was changed without a row"),
     ],
 )
 def test_a_table_that_was_changed_without_a_row_is_found(team, execute, tampering, finding):
+    team.ana.create("old", description="cards", tags={"team": "risk"})
+    team.ana.rename("old", "fraud")
     team.production(b"1")
+    team.ana.tag("fraud/1", "data", "2026")
     team.version(b"2")
     assert team.ana.check_audit() is None
 
@@ -115,6 +128,28 @@ def test_all_that_can_be_done_agrees_with_its_rows(team):
     team.root.set_policy(team.root.policy().model_copy(update={"withdraw": ("operator", "ml_engineer")}))
     team.ana.users.renew_token("ana")
     team.ben.promote("fraud/1", stage="Archived")
+
+    assert team.ben.check_audit() is None
+
+
+def test_all_that_can_be_done_with_models_and_versions_agrees_with_its_rows(team):
+    team.ana.create("empty", description="none yet", tags={"a": "1"})
+    team.production(b"1")
+    team.ana.tag("fraud", "a", "1")
+    team.ana.describe("fraud/1", "the first")
+    team.ana.copy("fraud/1", "other")
+    team.ana.register_source("far", "runs:/1/model", tags={"a": "1"})
+    team.ben.rename("fraud", "cards")
+    team.production(b"2")
+    team.ben.rename("cards", "cards-eu")
+    team.ana.untag("cards-eu", "a")
+    team.ben.delete_version("cards-eu/1")
+    team.ana.set_alias("other", "candidate", 1)
+    team.ana.delete("other")
+    team.ana.delete("empty")
+    team.version(b"3", model="other")
+    team.ben.delete("fraud")
+    team.version(b"4", model="cards")
 
     assert team.ben.check_audit() is None
 
