@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, tuple_
+from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
 from mlray.errors import UnknownName
@@ -23,7 +23,7 @@ from mlray.registry.tables import (
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_SUGGESTIONS = 20
-CHUNK = 1000
+CHUNK = 500
 Key = tuple[str, int]
 Item = TypeVar("Item")
 PLAIN = (
@@ -142,7 +142,11 @@ def _view(row: VersionRow, aliases: Iterable[str], tags: Mapping[str, str]) -> M
 
 
 def _among(table: type[AliasRow | VersionTagRow], keys: Sequence[Key]) -> ColumnElement[bool]:
-    return tuple_(col(table.model), col(table.version)).in_(keys)
+    """One term per model: SQLite uses no index for pairs."""
+    numbers: dict[str, list[int]] = {}
+    for model, version in keys:
+        numbers.setdefault(model, []).append(version)
+    return or_(*(and_(col(table.model) == model, col(table.version).in_(some)) for model, some in numbers.items()))
 
 
 def _chunks(keys: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -77,8 +77,8 @@ class Order:
 class VersionQuery:
     """Versions for which every condition holds, in order, `limit` (1 to MAX_PAGE) of them after `page_token`.
 
-    Ties are broken by name and number, both ascending, which is the order of none. The token of a page belongs to
-    its query.
+    Ties are broken by name and number, in the direction of the last key; without any, ascending. The token of a page
+    belongs to its query.
     """
 
     where: tuple[Where | TagWhere, ...] = ()

@@ -56,7 +56,7 @@ def _page(
     session: Session, table: Any, query: Query, conditions: list[Condition], keys: Keys, ties: Sequence[str]
 ) -> tuple[list[Any], str | None]:
     named = [(order.field, order.descending) for order in query.order_by]
-    order = named + [(tie, False) for tie in ties if tie not in dict(named)]
+    order = named + [(tie, bool(named) and named[-1][1]) for tie in ties if tie not in dict(named)]
     names = [name for name, _ in order]
     statement = select(table).where(*conditions)
     if query.page_token is not None:

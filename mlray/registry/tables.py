@@ -96,6 +96,7 @@ class VersionRow(RegistryTable, table=True):
         CheckConstraint("version >= 1", name="positive"),
         Index("ix_model_versions_stage", "stage", "model", "version"),
         Index("ix_model_versions_service", "service", "model", "version"),
+        Index("ix_model_versions_version", "version", "model"),
         Index("ix_model_versions_model_updated_at", "model", "updated_at", "version"),
         Index("ix_model_versions_model_created_at", "model", "created_at", "version"),
         _one_per_model("Canary"),

@@ -15,6 +15,7 @@ INDEXED: dict[str, tuple[str, ...]] = {
     "ix_model_versions_updated_at": ("updated_at",),
     "ix_model_versions_stage": ("stage", "model", "version"),
     "ix_model_versions_service": ("service", "model", "version"),
+    "ix_model_versions_version": ("version", "model"),
     "ix_model_versions_model_created_at": ("model", "created_at", "version"),
     "ix_model_versions_model_updated_at": ("model", "updated_at", "version"),
 }

@@ -1,0 +1,120 @@
+"""A hundred thousand versions: a page, a look-up and a search take their way through an index, in under 100 ms."""
+
+import itertools
+import time
+
+import pytest
+from sqlalchemy import create_engine, event, text
+
+from mlray.registry.client import Registry
+from mlray.registry.query import ModelQuery, Order, TagWhere, VersionQuery, Where
+from mlray.registry.tables import VersionRow
+from tests.registry.conftest import SomeRun
+
+VERSIONS = 100_000
+SECONDS = 0.1
+NUMBERS = f"WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {VERSIONS}) "
+OF_A_VERSION = {
+    "version": "i", "digest": "printf('%064x', i)", "run_id": "'run-' || i",
+    "created_at": "i", "updated_at": "i * 7919 % 100000",
+    "model": "CASE WHEN i % 100 = 0 THEN 'other' ELSE 'fraud' END",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """A registry of 100,000 versions, each with one tag that all have and one of its own."""
+    folder = tmp_path_factory.mktemp("size")
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "signature.json").write_text("{}")
+    registry = Registry.connect(f"sqlite:///{folder}/registry.db", str(folder / "artifacts"), embedded=True)
+    registry.register("fraud", SomeRun(checkpoint=str(checkpoint)))
+    registry.create("other")
+    columns = [column.name for column in VersionRow.__table__.columns]
+    values = ", ".join(OF_A_VERSION.get(name, name) for name in columns)
+    with create_engine(registry._rules._database.url).begin() as connection:
+        for statement in (
+            f"INSERT INTO model_versions ({', '.join(columns)}) {NUMBERS} SELECT {values} FROM n, model_versions",
+            "INSERT INTO version_tags SELECT model, version, 'team', 'risk', 'risk' FROM model_versions",
+            "INSERT INTO version_tags SELECT model, version, 'own', version, version FROM model_versions",
+            "INSERT INTO aliases VALUES ('fraud', 'candidate', 5001)",
+        ):
+            connection.execute(text(statement))
+    connection.engine.dispose()
+    return registry
+
+
+def plans(registry, ask):
+    """How SQLite answers each statement of `ask`."""
+    engine, statements, found = registry._rules._database._engine, [], []
+
+    def listen(_connection, _cursor, statement, parameters, *_):
+        statements.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", listen)
+    ask()
+    event.remove(engine, "before_cursor_execute", listen)
+    with engine.connect() as connection:
+        for statement, parameters in statements:
+            if statement.startswith("SELECT"):
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                found += [row.detail for row in rows]
+    return found
+
+
+NAME = Where(field="name", operator="=", value="fraud")
+TEAM = TagWhere(key="team", operator="=", value="risk")
+NEWEST = (Order(field="updated_at", descending=True),)
+NO_PROMPT = TagWhere(key="mlflow.prompt.is_prompt", operator="=", value="false", or_absent=True)
+MLFLOW = (*NEWEST, Order(field="name"), Order(field="version", descending=True))
+ASKED = {
+    "a model's page": VersionQuery(where=(NAME,)),
+    "a model's newest": VersionQuery(where=(NAME,), order_by=NEWEST),
+    "as MLflow's client asks": VersionQuery(where=(NAME, NO_PROMPT), order_by=MLFLOW),
+    "the newest of all": VersionQuery(order_by=NEWEST),
+    "a run": VersionQuery(where=(Where(field="run_id", operator="=", value="run-77"),)),
+    "a prefix": VersionQuery(where=(Where(field="name", operator="LIKE", value="oth%"),)),
+    "a stage": VersionQuery(where=(Where(field="stage", operator="=", value="None"),)),
+    "an alias": VersionQuery(where=(Where(field="alias", operator="=", value="candidate"),)),
+    "a tag of one": VersionQuery(where=(TagWhere(key="own", operator="=", value="77777"),)),
+    "a tag of all": VersionQuery(where=(TEAM,)),
+    "a tag of all, newest first": VersionQuery(where=(TEAM,), order_by=NEWEST),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("query", ASKED.values(), ids=ASKED.keys())
+def test_a_search_walks_an_index_and_answers_in_time(registry, query):
+    found = plans(registry, lambda: registry.search(query))
+
+    assert registry.search(query).items
+    assert not [step for step in found if "INDEX" not in step and step.startswith(("SCAN model_", "SEARCH model_"))]
+    assert quickest(lambda: registry.search(query)) < SECONDS
+
+
+def test_a_version_a_model_and_the_next_page_are_there_in_time(registry):
+    token = registry.search(ASKED["a model's page"]).next_page_token
+    next_page = VersionQuery(where=(NAME,), page_token=token)
+
+    for ask in (
+        lambda: registry.get("fraud/50001"),
+        lambda: registry.get("fraud@candidate"),
+        lambda: registry.model("fraud"),
+        lambda: registry.search_models(ModelQuery()),
+        lambda: registry.search(next_page),
+    ):
+        assert quickest(ask) < SECONDS
+
+
+def test_versions_come_one_after_the_other_without_waiting_for_all(registry):
+    assert quickest(lambda: list(itertools.islice(registry.each("fraud"), 10))) < 5 * SECONDS
+
+
+def quickest(ask):
+    """The seconds of the best of three."""
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        ask()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
