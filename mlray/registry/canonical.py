@@ -14,5 +14,5 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hexadecimal SHA-256 of the text in UTF-8."""
-    return sha256(text.encode()).hexdigest()
+    """Hexadecimal SHA-256 of the text in UTF-8; of any text, half of a surrogate pair too."""
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()

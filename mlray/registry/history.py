@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 
 from mlray.registry.audit import first_break
 from mlray.registry.lookup import instant
+from mlray.registry.reference import checked_name
 from mlray.registry.replay import state_break
 from mlray.registry.tables import AuditHead, AuditRow
 
@@ -16,7 +17,7 @@ def changes(session: Session, name: str | None) -> list[dict[str, Any]]:
     """The changes of one model or all, oldest first."""
     query = select(AuditRow).order_by(col(AuditRow.sequence))
     if name is not None:
-        query = query.where(_under_its_names(session, name))
+        query = query.where(_under_its_names(session, checked_name("model", name)))
     return [_told(row) for row in session.exec(query)]
 
 

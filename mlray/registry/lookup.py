@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 from mlray.errors import UnknownName
 from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.policy import Policy
-from mlray.registry.reference import Reference
+from mlray.registry.reference import MAX_VERSION, Reference, is_name
 from mlray.registry.tables import (
     AliasRow,
     ModelRow,
@@ -35,9 +35,9 @@ PLAIN = (
 
 
 def model_row(session: Session, name: str) -> ModelRow:
-    row = session.get(ModelRow, name)
+    row = session.get(ModelRow, name) if is_name(name) else None
     if row is None:
-        retired = session.get(RetiredName, name)
+        retired = session.get(RetiredName, name) if is_name(name) else None
         if retired is not None and retired.became is not None:
             raise UnknownName(f"there is no model '{name}' any more: it is called '{retired.became}' now")
         raise UnknownName.of("model", name, names(session))
@@ -45,7 +45,7 @@ def model_row(session: Session, name: str) -> ModelRow:
 
 
 def version_row(session: Session, name: str, version: int) -> VersionRow:
-    row = session.get(VersionRow, (name, version))
+    row = session.get(VersionRow, (name, version)) if is_name(name) and 1 <= version <= MAX_VERSION else None
     if row is None:
         model_row(session, name)
         numbers = select(VersionRow.version).where(VersionRow.model == name)
@@ -55,7 +55,7 @@ def version_row(session: Session, name: str, version: int) -> VersionRow:
 
 
 def alias_row(session: Session, name: str, alias: str) -> AliasRow:
-    row = session.get(AliasRow, (name, alias))
+    row = session.get(AliasRow, (name, alias)) if is_name(name) and is_name(alias) else None
     if row is None:
         model_row(session, name)
         known = session.exec(select(AliasRow.alias).where(AliasRow.model == name))

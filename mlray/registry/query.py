@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, get_args
 
 from mlray.errors import InvalidQuery
+from mlray.registry.texts import is_storable
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "LIKE", "ILIKE", "IN"]
 TextField = Literal["name", "run_id", "source", "stage", "alias", "service", "digest"]
@@ -22,6 +23,7 @@ NUMBER_OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
 MAX_PAGE = 10_000
 MAX_CONDITIONS = 50
 MAX_TEXT = 10_000
+MAX_VALUES = 1000
 _TEXT_FIELDS: tuple[str, ...] = get_args(TextField)
 
 
@@ -137,8 +139,10 @@ def _check_text(what: str, operator: str, value: object) -> None:
     if not isinstance(values, tuple) or not all(isinstance(one, str) for one in values):
         wanted = "a tuple of texts" if operator == "IN" else "a text"
         raise InvalidQuery(f"{what} {operator} takes {wanted}, not {value!r:.100}")
-    if "\x00" in "".join(values) or sum(map(len, values)) > MAX_TEXT or len(values) > 1000:
-        raise InvalidQuery(f"{what} {operator} takes at most {MAX_TEXT} characters, 1000 values and no NUL")
+    if not is_storable("".join(values)) or sum(map(len, values)) > MAX_TEXT or len(values) > MAX_VALUES:
+        raise InvalidQuery(
+            f"{what} {operator} takes at most {MAX_TEXT} characters and {MAX_VALUES} values, no NUL, no half of a pair"
+        )
 
 
 def _check_page(where: tuple[Where | TagWhere, ...], order_by: tuple[Order, ...], limit: int) -> None:

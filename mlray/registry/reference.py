@@ -19,9 +19,14 @@ _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _RESERVED = frozenset({"latest"})
 
 
+def is_name(name: str) -> bool:
+    """Whether something can be called so; nothing else is ever looked up."""
+    return _NAME.fullmatch(name) is not None and name not in _RESERVED
+
+
 def checked_name(kind: str, name: str) -> str:
     """`name` itself, or InvalidName; `kind` is how the message calls it."""
-    if _NAME.fullmatch(name) is None or name in _RESERVED:
+    if not is_name(name):
         raise InvalidName(
             f"{kind} {_shown(name)} is refused: a name starts with a lower-case ASCII letter, goes on with "
             f"lower-case letters, digits, '_' and '-', has at most {MAX_NAME} characters and is not 'latest'"

@@ -11,13 +11,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
+def is_storable(text: str) -> bool:
+    """Whether every database keeps the text."""
+    return "\x00" not in text and _SURROGATE.search(text) is None
+
+
 def checked_text(kind: str, text: str, most: int = MAX_TEXT) -> str:
     """`text` itself, of at most `most` characters, none of them NUL or half of a pair; else InvalidName."""
     if not isinstance(text, str):
         raise InvalidName(f"{kind} is a text, not {type(text).__name__}")
     if len(text) > most:
         raise InvalidName(f"{kind} has at most {most} characters, this one {len(text)}")
-    if "\x00" in text or _SURROGATE.search(text):
+    if not is_storable(text):
         raise InvalidName(f"{kind} {text!r:.100} holds a NUL or half of a surrogate pair, which no database keeps")
     return text
 

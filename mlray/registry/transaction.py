@@ -7,7 +7,9 @@ from sqlmodel import Session
 from mlray.errors import InvalidName
 from mlray.registry.audit import Change, append, applied, locked_head
 from mlray.registry.identity import Call, authenticated
+from mlray.registry.reference import checked_name
 from mlray.registry.tables import AuditRow
+from mlray.registry.texts import checked_text
 
 MAX_REQUEST = 255
 MAX_WHY = 4096
@@ -26,6 +28,8 @@ class Transaction:
             raise InvalidName(f"an idempotency key has 1 to {MAX_REQUEST} characters, this one {len(call.request)}")
         if len(call.why) > MAX_WHY:
             raise InvalidName(f"a reason has at most {MAX_WHY} characters, this one {len(call.why)}")
+        for kind, text in (("idempotency key", call.request), ("reason", call.why), ("user", call.user)):
+            checked_text(kind, text)
         locked_head(session)
         self.session = session
         self.at = at
@@ -55,4 +59,6 @@ class Transaction:
 
     def repeated(self, action: str, *, model: str = "") -> AuditRow | None:
         """The audit row that this very request has written before, if it has."""
+        if model:
+            checked_name("model", model)
         return applied(self.session, model=model, action=action, request=self._call.request)

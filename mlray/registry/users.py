@@ -6,7 +6,7 @@ from mlray.errors import Conflict, Forbidden, InvalidName, UnknownName
 from mlray.registry.identity import ADMIN, has_users
 from mlray.registry.manifest import DIGEST
 from mlray.registry.people import User
-from mlray.registry.reference import checked_name
+from mlray.registry.reference import checked_name, is_name
 from mlray.registry.tables import RoleRow, UserRow
 from mlray.registry.transaction import Transaction
 
@@ -50,7 +50,7 @@ def revoke(tx: Transaction, name: str, role: str) -> None:
     """Takes a role away; approvals given in it and not yet used for a promotion no longer count."""
     tx.caller.require([ADMIN], f"revoke a role of {name}")
     user = _active(tx.session, name)
-    held = tx.session.get(RoleRow, (user.name, role))
+    held = tx.session.get(RoleRow, (user.name, role)) if is_name(role) else None
     if held is None:
         raise UnknownName.of(f"role of {name}", role, _roles(tx.session, name))
     if role == ADMIN:
@@ -76,7 +76,7 @@ def users(session: Session) -> list[User]:
 
 
 def _active(session: Session, name: str) -> UserRow:
-    user = session.get(UserRow, name)
+    user = session.get(UserRow, name) if is_name(name) else None
     if user is None:
         raise UnknownName.of("user", name, session.exec(select(UserRow.name)))
     if user.disabled:

@@ -58,28 +58,50 @@ def test_an_empty_registry_lists_nothing(registry):
     assert registry.list() == []
 
 
-def test_metrics_that_are_no_number_come_back_as_they_went(registry, make_run):
-    registry.register("flights", make_run(metrics={"a": math.nan, "b": -math.inf, "c": -0.0}))
+def test_metrics_that_are_no_number_come_back_as_they_went(registry, make_run, execute):
+    registry.register("flights", make_run(metrics={"a": math.nan, "b": -math.inf, "c": -0.0, "d": 5e-324, "e": 2**60}))
 
     metrics = registry.get("flights/1").metrics
 
     assert math.isnan(metrics["a"])
     assert metrics["b"] == -math.inf
     assert math.copysign(1, metrics["c"]) == -1
-
-
-def test_eight_threads_get_versions_without_a_gap(registry, make_run):
-    run = make_run()
-
-    def register_ten(_thread: int) -> list[int]:
-        return [registry.register("flights", run).version for _ in range(10)]
-
-    with ThreadPoolExecutor(8) as threads:
-        versions = [version for ten in threads.map(register_ten, range(8)) for version in ten]
-
-    assert sorted(versions) == list(range(1, 81))
-    assert [version.version for version in registry.list("flights")] == list(range(1, 81))
+    assert (metrics["d"], metrics["e"]) == (5e-324, 2**60)
+    assert execute("SELECT metrics FROM model_versions") == (
+        '{"a":NaN,"b":-Infinity,"c":-0.0,"d":5e-324,"e":1152921504606846976}'
+    )
     assert registry.check_audit() is None
+
+
+def test_ten_thousand_metrics_are_kept(registry, make_run):
+    metrics = {f"slice-{number}": float(number) for number in range(10_000)}
+
+    assert registry.register("flights", make_run(metrics=metrics)).metrics == metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({f"loss-{step}": 0.5 for step in range(1_000_000)}, "has 1000000 metrics, at most 10000 are kept: one"),
+        ({"loss": [0.5, 0.4]}, r"metric 'loss' is \[0.5, 0.4\]; a metric is one number, its last value"),
+        ({"loss": "0.5"}, "metric 'loss' is '0.5'"),
+        ({"good": True}, "metric 'good' is True"),
+        ({"n": 10**5000}, "metrics of the version is not plain JSON"),
+    ],
+    ids=["a million", "a curve", "a text", "a bool", "a number that JSON cannot bring back"],
+)
+def test_what_is_no_metric_is_refused_before_anything_is_written(registry, make_run, urls, metrics, message):
+    with pytest.raises(SchemaError, match=message):
+        registry.register("flights", make_run(metrics=metrics))
+
+    assert registry.models() == []
+    assert not Path(urls[1]).exists()
+
+
+@pytest.mark.parametrize("config", [{"a": {1, 2}}, {"a": "x" * (5 << 20)}, {"a": object()}], ids=["set", "5 MB", "any"])
+def test_a_configuration_is_plain_json_of_some_size(registry, make_run, config):
+    with pytest.raises(SchemaError, match=r"config of the version (is not plain JSON|has 52.* characters as JSON)"):
+        registry.register("flights", make_run(config=config))
 
 
 def test_threads_that_move_one_alias_queue(registry, make_run):
@@ -146,9 +168,9 @@ def test_a_key_belongs_to_one_model(registry, make_run):
     assert registry.register("weather", make_run(), idempotency_key="nightly").reference == "weather/1"
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256])
+@pytest.mark.parametrize("key", ["", "k" * 256, "\x00", "\ud800"])
 def test_an_idempotency_key_has_a_length(registry, make_run, key):
-    with pytest.raises(InvalidName, match="1 to 255 characters"):
+    with pytest.raises(InvalidName, match=r"1 to 255 characters|holds a NUL"):
         registry.register("flights", make_run(), idempotency_key=key)
 
 

@@ -188,7 +188,7 @@ def test_models_are_searched_by_name_and_tag(registry):
         (lambda: where("version", "=", "1"), "version is compared with a number, not with '1'"),
         (lambda: where("name", "=", 1), "name = takes a text, not 1"),
         (lambda: where("name", "IN", "fraud"), "name IN takes a tuple of texts"),
-        (lambda: where("name", "=", "a\x00"), "at most 10000 characters, 1000 values and no NUL"),
+        (lambda: where("name", "=", "a\x00"), "at most 10000 characters and 1000 values, no NUL, no half"),
         (lambda: where("name", "LIKE", "x" * 10_001), "at most 10000 characters"),
         (lambda: VersionQuery(limit=0), "a page holds 1 to 10000 items, 0 were asked for"),
         (lambda: VersionQuery(limit=MAX_PAGE + 1), "a page holds 1 to 10000 items"),
