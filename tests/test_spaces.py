@@ -49,7 +49,8 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> ml.Platform:
 def pinned() -> Callable[[ml.FeatureService], ModelVersion]:
     def version(of: ml.FeatureService) -> ModelVersion:
         facts = {"service": of.name, "service_hash": service_hash(of), "service_definition": service_text(of)}
-        known = {"name": "m", "version": 1, "author": "a", "created_at": NOON, "aliases": (), "stage": "Archived"}
+        known = {"name": "m", "version": 1, "author": "a", "created_at": NOON, "updated_at": NOON,
+                 "aliases": (), "stage": "Archived"}
         rest = ("digest", "sources", "fingerprint", "spine", "features", "label", "metrics", "run_id", "config",
                 "provenance", "signature")
         return ModelVersion(**facts, **known, **dict.fromkeys(rest, ""))
