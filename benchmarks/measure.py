@@ -22,7 +22,9 @@ _EVERY = 0.05
 @dataclass(frozen=True)
 class Cost:
     """seconds: wall; cpu: processor seconds of all processes; read: bytes that came from the disk;
-    process: peak bytes of the largest process; total: peak bytes of all together. Memory 0: not watched.
+    process: peak bytes of the largest process, with its share of what it maps from Ray's object store; own: the same
+    without that; store: peak bytes of the object store that are mapped at all; total: peak bytes of all together.
+    Memory 0: not watched.
     """
 
     seconds: float
@@ -30,6 +32,8 @@ class Cost:
     read: int = 0
     process: int = 0
     total: int = 0
+    own: int = 0
+    store: int = 0
 
 
 Run = Callable[[Path, bool], Cost]
@@ -76,6 +80,8 @@ def _measured(costs: list[Cost], watched: Cost | None, out: Path) -> Measured:
         read=round(median(c.read for c in warm)),
         process=max(c.process for c in seen),
         total=max(c.total for c in seen),
+        own=max(c.own for c in seen),
+        store=max(c.store for c in seen),
     )
     return Measured(cold, middle, tuple(c.seconds for c in warm), out)
 
@@ -93,7 +99,7 @@ def measured(run: Callable[[], object], watch: bool = False) -> Cost:
         cpu, read, start = _cpu(), _read(), time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-        return Cost(seconds, _cpu() - cpu, _read() - read, memory.process, memory.total)
+        return Cost(seconds, _cpu() - cpu, _read() - read, memory.process, memory.total, memory.own, memory.store)
 
 
 def forget(folder: Path) -> None:
@@ -109,8 +115,7 @@ class _Memory:
     """Peaks of proportional set sizes: a page that several processes share is counted once, in parts."""
 
     def __init__(self) -> None:
-        self.process = 0
-        self.total = 0
+        self.process = self.total = self.own = self.store = 0
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -126,8 +131,10 @@ class _Memory:
     def _look(self, done: threading.Event) -> None:
         while not done.wait(_EVERY):
             sizes = [_proportional(pid) for pid in _family()]
-            self.process = max(self.process, *sizes)
-            self.total = max(self.total, sum(sizes))
+            self.process = max(self.process, *(size for size, _ in sizes))
+            self.own = max(self.own, *(size - mapped for size, mapped in sizes))
+            self.total = max(self.total, sum(size for size, _ in sizes))
+            self.store = max(self.store, sum(mapped for _, mapped in sizes))
 
 
 @contextmanager
@@ -161,8 +168,10 @@ def _read() -> int:
     return sum(_number(_text(pid, "io"), "\nread_bytes:") for pid in _family())
 
 
-def _proportional(pid: int) -> int:
-    return _number(_text(pid, "smaps_rollup"), "\nPss:") << 10
+def _proportional(pid: int) -> tuple[int, int]:
+    """(bytes; those of them that lie in shared memory)."""
+    rollup = _text(pid, "smaps_rollup")
+    return _number(rollup, "\nPss:") << 10, _number(rollup, "\nPss_Shmem:") << 10
 
 
 def _number(text: str, label: str) -> int:

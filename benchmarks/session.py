@@ -18,20 +18,23 @@ LAID_OUT, ARBITRARY = "mlray layout", "mlray shuffle"
 JOINS: dict[str, Strategy] = {LAID_OUT: "co-partitioned", ARBITRARY: "shuffle"}
 
 
-def start() -> float:
-    """Starts Ray with one logical CPU per core, unless this process has joined one; gives the seconds it took."""
+def start(store: int | None = None) -> float:
+    """Starts Ray with one logical CPU per core, unless this process has joined one; gives the seconds it took.
+
+    store: bytes of its object store; None: as Ray sizes it.
+    """
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    return measured(lambda: cluster.join(None, os.cpu_count())).seconds
+    return measured(lambda: cluster.join(None, os.cpu_count(), store)).seconds
 
 
-def restart() -> None:
+def restart(store: int | None = None) -> None:
     """A Ray that has run nothing, where this process started the one it has: a worker is counted as holding each page
     of the object store that it ever touched, for whom it may have been.
     """
     if cluster.ends_with_process():
         stop()
-        start()
+        start(store)
 
 
 def stop() -> None:

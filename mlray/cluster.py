@@ -29,9 +29,10 @@ machine.
 _started_here = False
 
 
-def join(address: str | None, local_cpus: int | None = None) -> None:
+def join(address: str | None, local_cpus: int | None = None, local_store: int | None = None) -> None:
     """Connects this process once: to `address`, to RAY_ADDRESS, or to a new local cluster that ends with the
-    process, of `local_cpus` logical CPUs (those of the machine, three at least).
+    process, of `local_cpus` logical CPUs (those of the machine, three at least) and an object store of `local_store`
+    bytes (Ray's choice).
     """
     if ray.is_initialized():
         return
@@ -47,6 +48,7 @@ def join(address: str | None, local_cpus: int | None = None) -> None:
         ray.init(
             address=address,
             num_cpus=cpus,
+            object_store_memory=local_store if cpus else None,
             include_dashboard=False if cpus else None,
             namespace=NAMESPACE,
             log_to_driver=False,

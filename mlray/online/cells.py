@@ -101,11 +101,16 @@ def cells(
     of_row = codes[place]
     starts = np.flatnonzero(np.diff(of_row, prepend=-1))
     unclean = np.add.reduceat(flagged, starts)
-    spans = zip(starts.tolist(), [*starts[1:].tolist(), len(of_row)], unclean.tolist(), strict=True)
-    for lo, hi, bad in spans:
-        flags, tail = 0 if bad or (timeless and hi - lo > 1) else IN_ORDER, tails.get(int(of_row[lo]), b"")
-        value = encoded.cut(lo, hi, until, flags, tail)
-        yield Cell(keys[of_row[lo]], slot, version, value), hi - lo
+    ends = [*starts[1:].tolist(), len(of_row)]
+    spans = zip(starts.tolist(), ends, unclean.tolist(), of_row[starts].tolist(), strict=True)
+    alone = None if tails else encoded.alone(until, np.where(flagged, 0, IN_ORDER).astype(np.uint8))
+    for lo, hi, bad, key in spans:
+        if alone is not None and hi - lo == 1:
+            value = alone[lo]
+        else:
+            flags, tail = 0 if bad or (timeless and hi - lo > 1) else IN_ORDER, tails.get(key, b"")
+            value = encoded.cut(lo, hi, until, flags, tail)
+        yield Cell(keys[key], slot, version, value), hi - lo
 
 
 def _keys(view: FeatureView, events: pa.Table) -> tuple[Codes, list[bytes]]:

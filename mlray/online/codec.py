@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -94,7 +95,9 @@ class Layout:
             [("valid", "u1", (self._flags,)), *((f"c{i}", _numpy(cell.code)) for i, cell in enumerate(cells))]
         )
         head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8"), ("tail", "<u4")]
-        self._single = np.dtype([*head, ("row", self._array)])
+        self.single = np.dtype([*head, ("row", self._array)])
+        self._one = struct.Struct("<" + "".join(["10sqI", f"{self._flags}s", *(cell.code for cell in cells)]))
+        self._alone = _FIXED.pack(FORMAT, IN_ORDER, self.id, 1, 0, 0)[:10]
         self._full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
         self._head = _FIXED.size + _LENGTH.size * len(self._long)
 
@@ -145,7 +148,7 @@ class Layout:
         """Values of one row each, without long columns, as one array; None where there are others."""
         if self._long or set(map(len, values)) != {self._head + self._array.itemsize}:
             return None
-        whole = np.frombuffer(b"".join(values), self._single)
+        whole = np.frombuffer(b"".join(values), self.single)
         one = (whole["rows"] == 1) & (whole["tail"] == 0)
         if not (one & (whole["format"] == FORMAT) & (whole["schema"] == self.id)).all():
             return None
@@ -159,15 +162,16 @@ class Layout:
         joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
         return Headers.of(headers), np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
 
-    def tuples(self, values: Sequence[bytes], names: Sequence[str]) -> tuple[Headers, list[tuple[Any, ...]]] | None:
-        """Per value of one row its columns `names`, as `plain` gives them; None where a value has more or fewer rows, a
-        long column or a null.
+    def tuples(self, values: Sequence[bytes], names: Sequence[str]) -> list[tuple[Any, ...]] | None:
+        """Per value of one row in order its columns `names`, two or more, as `plain` gives them; None where a value is
+        another, or a column is long, decimal or null.
         """
-        found = self._alike(values)
-        if found is None or self._decimals or not (found[1]["valid"] == np.frombuffer(self._full, np.uint8)).all():
+        if self._long or self._decimals or set(map(len, values)) != {self._one.size}:
             return None
-        fields = [f"c{self.schema.get_field_index(name)}" for name in names]
-        return found[0], found[1][fields].tolist()
+        rows = list(self._one.iter_unpack(b"".join(values)))
+        if {(row[0], row[2], row[3]) for row in rows} != {(self._alone, 0, self._full)}:
+            return None
+        return list(map(itemgetter(*(4 + self.schema.get_field_index(name) for name in names)), rows))
 
     def plain(self, value: bytes) -> tuple[Header, list[list[Any]]]:
         """One value's columns as Python lists: None for null; decimals unscaled, times and dates as integers."""
@@ -255,6 +259,20 @@ class Encoded:
         parts.append(self.rows[self.width * lo : self.width * hi])
         parts += [heap[first:last] for heap, (first, last) in zip(self.heaps, spans, strict=True)]
         return b"".join([*parts, tail])
+
+
+    def alone(self, until: int, flags: NDArray[np.uint8]) -> list[bytes] | None:
+        """What `cut` gives for each row by itself, without a tail; None where a column is long. flags: per row."""
+        if self.heaps:
+            return None
+        one = self.layout.single
+        whole = np.zeros(len(flags), one)
+        head = {"format": FORMAT, "flags": flags, "schema": self.layout.id, "rows": 1, "until": until}
+        for name, value in head.items():
+            whole[name] = value
+        whole["row"] = np.frombuffer(self.rows, one["row"], len(flags))
+        together, size = whole.tobytes(), one.itemsize
+        return [together[start : start + size] for start in range(0, len(together), size)]
 
 
 @lru_cache(maxsize=1024)

@@ -110,28 +110,34 @@ class LmdbStore:
 
 def _read(requests: Sequence[tuple[str, Sequence[bytes]]], txn: Transaction) -> list[Held]:
     cursor = txn.cursor()
-    answers = []
+    answers, encoded = [], dict[int, list[bytes]]()  # the views of a service are often asked for the same keys
     for space, keys in requests:
         number = _number(space, txn)
         if number is None:
             answers.append(Held(None, [[] for _ in keys]))
-        else:
-            answers.append(Held(txn.get(b"t" + number), _cells(cursor, b"c" + number, keys)))
+            continue
+        if id(keys) not in encoded:
+            encoded[id(keys)] = list(map(_encoded, keys))
+        cells = _cells(cursor, b"c" + number, keys, encoded[id(keys)])
+        answers.append(Held(txn.get(b"t" + number), cells))
     return answers
 
 
-def _cells(cursor: "lmdb.Cursor[bytes]", space: bytes, keys: Sequence[bytes]) -> list[list[Cell]]:
+def _cells(
+    cursor: "lmdb.Cursor[bytes]", space: bytes, keys: Sequence[bytes], encoded: Sequence[bytes]
+) -> list[list[Cell]]:
     """Nothing is looked up, called or made twice: this loop is most of what a read costs."""
     find, at, record, following = cursor.set_range, cursor.key, cursor.value, cursor.next
+    made, kind = tuple.__new__, Cell  # what Cell(...) comes down to
     answers = []
-    for key in keys:
-        prefix = space + _encoded(key)
+    for key, coded in zip(keys, encoded, strict=True):
+        prefix = space + coded
         first = len(prefix)
         cells: list[Cell] = []
         here = find(prefix)
         while here and (name := at()).startswith(prefix):
             value = record()
-            cells.append(Cell(key, name[first:], _version(value)[0], value[_VERSION_SIZE:]))
+            cells.append(made(kind, (key, name[first:], _version(value)[0], value[_VERSION_SIZE:])))
             here = following()
         answers.append(cells)
     return answers
@@ -176,10 +182,22 @@ def _write(
     number = _number(space, txn) or _new_number(space, txn)
     for removal in removals:
         _delete(txn, number, *removal)
-    written = sum([_put(txn, number, *addition) for addition in additions])
+    written = _put_all(txn, number, additions)
     if state is not None:
         txn.put(b"t" + number, state)
     return written
+
+
+def _put_all(txn: Transaction, number: bytes, additions: list[Addition]) -> int:
+    """At once where all are new, as the batches of a commit are; else one by one. Gives how many were written."""
+    space = b"c" + number
+    records = [(space + encoded + slot, record) for encoded, slot, _, record, _ in additions]
+    if txn.cursor().putmulti(records, overwrite=False)[1] < len(records):
+        return sum([_put(txn, number, *addition) for addition in additions])
+    for encoded, _, _, _, whole in additions:
+        if whole:
+            txn.put(b"k" + number + encoded, whole, overwrite=False)
+    return len(records)
 
 
 def _put(

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
-from mlray.aggregation.window import Instants, latest_bounds
+from mlray.aggregation.window import latest_span
 from mlray.features.rows import KNOWN, TS
 from mlray.features.single import Single
 from mlray.online.cells import BASE, Shape
@@ -38,6 +37,7 @@ class One:
         self._columns = schema.names
         self._time = schema.names.index(TS)
         self._known = schema.names.index(KNOWN) if KNOWN in schema.names else None
+        self._told = (TS, *self.names)
         self._empty: Columns = [()] * len(schema.names)
         self.bare = not shape.view.aggregates and self._known is None
         """Whether one visible row is the whole answer."""
@@ -63,23 +63,24 @@ class One:
         """One row per answer."""
         return self._single.to_table(answers)
 
-    def latest(self, cells: Sequence[Sequence[Cell]], at: Instants) -> list[Sequence[Any]] | None:
+    def latest(
+        self, cells: Sequence[Sequence[Cell]], floor: Sequence[int], ceil: Sequence[int]
+    ) -> list[Sequence[Any]] | None:
         """`answer` of many keys of a view that is `bare`; None where a key has more than a base of one row."""
-        places = [place for place, of_key in enumerate(cells) if of_key]
-        values = [cells[place][0].value for place in places if len(cells[place]) == 1 and cells[place][0].slot == BASE]
-        found = self._shape.base.tuples(values, [TS, *self.names]) if len(values) == len(places) else None
-        if found is None or not (found[0].flags & IN_ORDER).all():
-            return [self.nothing] * len(cells) if not places else None
-        times = np.array([row[0] for row in found[1]], dtype=np.int64)
-        asked, view = at.take(np.array(places)), self._shape.view
-        seen = np.ones(len(times), np.bool_)
-        if view.source.timestamp is not None:
-            start, end = latest_bounds(asked, view.source.lag_us, view.ttl_us, view.closed)
-            seen = (start <= times) & (times < end)
-        answers: list[Sequence[Any]] = [self.nothing] * len(cells)
-        for place, row, visible in zip(places, found[1], seen.tolist(), strict=True):
-            if visible:
-                answers[place] = row[1:]
+        bases = [of_key[0] for of_key in cells if of_key]
+        if max(map(len, cells), default=0) > 1 or {base.slot for base in bases} - {BASE}:
+            return None
+        rows = self._shape.base.tuples([base.value for base in bases], self._told) if bases else []
+        if rows is None:
+            return None
+        view, found = self._shape.view, iter(rows)
+        timeless, lag, ttl, closed = view.source.timestamp is None, view.source.lag_us, view.ttl_us, view.closed
+        spans = {q: latest_span(*q, lag, ttl, closed) for q in set(zip(floor, ceil, strict=True))}
+        answers: list[Sequence[Any]] = []
+        for of_key, *q in zip(cells, floor, ceil, strict=True):
+            row = next(found) if of_key else None
+            start, end = spans[q[0], q[1]]
+            answers.append(row[1:] if row and (timeless or start <= row[0] < end) else self.nothing)
         return answers
 
     def _rows(self, cells: Sequence[Cell]) -> Columns | None:

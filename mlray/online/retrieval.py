@@ -125,10 +125,12 @@ class _View:
             raise _too_early(self, first)
         answers: list[Sequence[Any]] = [one.nothing] * len(asked)
         held = [asked[i] or () for i in rows]
-        if one.bare and len(rows) > _ALONE and (latest := one.latest(held, at.take(np.array(rows)))) is not None:
-            for i, answer in zip(rows, latest, strict=True):
-                answers[i] = answer
-            return answers
+        if one.bare and len(rows) > _ALONE:
+            moments = [floor[i] for i in rows], [ceil[i] for i in rows]
+            if (latest := one.latest(held, *moments)) is not None:
+                for i, answer in zip(rows, latest, strict=True):
+                    answers[i] = answer
+                return answers
         for i in rows:
             single = one.answer(asked[i] or (), floor[i], ceil[i])
             if single is None:
@@ -235,8 +237,8 @@ class Reader:
         keys = [made[view.how] for view in views]
         if None in keys:
             return None
-        asked = [[key for key in of_view or () if key is not None] for of_view in keys]
-        found = self.store.read(list(zip(self._spaces, asked, strict=True)))
+        asked = {how: [key for key in of_view or () if key is not None] for how, of_view in made.items()}
+        found = self.store.read([(name, asked[view.how]) for name, view in zip(self._spaces, views, strict=True)])
         before, views = views, self._renewed([held.state for held in found])
         if not _alike(before, views):
             return None
