@@ -65,7 +65,8 @@ def drop_unread(
     tells what it would drop.
     """
     held = store.spaces()  # first: what comes into being from now on stays
-    pinned = {space(view) for version in versions for view in service_from_text(version.service_definition).views}
+    definitions = {version.service_definition for version in versions} - {""}  # registered without a service
+    pinned = {space(view) for text in definitions for view in service_from_text(text).views}
     past = _by_space(applied.past_views())
     unread = [name for name in held if name in past and name not in pinned]
     dropped = []

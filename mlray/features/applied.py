@@ -5,6 +5,7 @@ A service's text lies under its content hash and never changes; `current` names 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mlray.features.source import DeltaSource
 from mlray.features.view import FeatureView
 
 _ROOT = "_mlray/catalog"
+_CURRENT = "current"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Diff:
 
     def __str__(self) -> str:
         return "\n".join((f"feature service {self.service} {self.digest[:12]}", *(f"  {line}" for line in self.lines)))
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition of a service that was applied once, and when it was last; `in_force`: it is the present one."""
+
+    digest: str
+    applied_at: datetime
+    in_force: bool
 
 
 class Applied:
@@ -51,35 +62,51 @@ class Applied:
         before = self.get(service.name) if service.name in self.names() else None
         digest = service_hash(service)
         self._store.put(f"services/{service.name}/{digest}.json", service_text(service).encode())
-        self._store.put(f"services/{service.name}/current", digest.encode())
+        self._store.put(f"services/{service.name}/{_CURRENT}", digest.encode())
         return Diff(service.name, digest, tuple(_changes(before, service)))
+
+    def withdraw(self, name: str) -> None:
+        """Takes a service out of force. Its definitions stay: models pin them."""
+        self.get(name)
+        self._store.delete(f"services/{name}/{_CURRENT}")
 
     def names(self) -> list[str]:
         """The names of the services in force."""
-        found = self._store.list_with_delimiter("services/")["common_prefixes"]
-        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found)
+        paths = (entry["path"].split("/") for entry in self._entries())
+        return sorted(name for _, name, file in paths if file == _CURRENT)
+
+    def definitions(self, name: str) -> list[Definition]:
+        """Every definition that the service ever had here, the one that was applied last first."""
+        self.get(name)
+        digest = self._read(f"services/{name}/{_CURRENT}")
+        found = [
+            Definition(path.stem, entry["last_modified"], path.stem == digest)
+            for entry in self._entries(f"services/{name}/")
+            if (path := Path(entry["path"])).suffix == ".json"
+        ]
+        return sorted(found, key=lambda one: (one.in_force, one.applied_at), reverse=True)
 
     def get(self, name: str) -> FeatureService:
         """The service in force under this name; UnknownName where none is."""
         if name not in self.names():
             raise UnknownName.of("applied feature service", name, self.names())
-        digest = self._read(f"services/{name}/current")
+        digest = self._read(f"services/{name}/{_CURRENT}")
         return self._stored(f"services/{name}/{digest}.json")
 
     def source(self, name: str) -> DeltaSource:
         """The source of this name that some service in force reads; UnknownName where none does."""
-        sources = {source.name: source for service in self._all() for source in service.sources}
+        sources = {source.name: source for service in self.services() for source in service.sources}
         if name not in sources:
             raise UnknownName.of("source in any applied feature service", name, sources)
         return sources[name]
 
     def views(self) -> list[FeatureView]:
         """Every view that some service in force reads, each content once."""
-        return list({view_hash(view): view for service in self._all() for view in service.views}.values())
+        return list({view_hash(view): view for service in self.services() for view in service.views}.values())
 
     def past_views(self) -> list[FeatureView]:
         """The views of definitions that were in force and are not any more: models may still read them."""
-        paths = [entry["path"] for batch in self._store.list("services/") for entry in batch]
+        paths = [entry["path"] for entry in self._entries()]
         services = [self._stored(path) for path in paths if path.endswith(".json")]
         now = {view_hash(view) for view in self.views()}
         past = {view_hash(view): view for service in services for view in service.views}
@@ -94,7 +121,7 @@ class Applied:
         if isinstance(entity, Entity):
             return [tuple(entity.keys)]
         if entity is not None:
-            known = {view.entity.name: view.keys for s in self._all() for view in s.views if view.entity}
+            known = {view.entity.name: view.keys for s in self.services() for view in s.views if view.entity}
             if entity not in known:
                 raise UnknownName.of("entity in any applied feature service", entity, known)
             return [known[entity]]
@@ -117,7 +144,7 @@ class Applied:
 
     def _check_tables(self, service: FeatureService) -> None:
         """A source's name stands for one table, in all services: rows are ingested by it."""
-        others = {s.name: (o.name, s.path) for o in self._all() if o.name != service.name for s in o.sources}
+        others = {s.name: (o.name, s.path) for o in self.services() if o.name != service.name for s in o.sources}
         for source in service.sources:
             user, path = others.get(source.name, (service.name, source.path))
             if path != source.path:
@@ -126,8 +153,12 @@ class Applied:
                     f"path='{path}' in the applied service {user}; give one of them another name"
                 )
 
-    def _all(self) -> Iterable[FeatureService]:
+    def services(self) -> list[FeatureService]:
+        """The services in force, by name."""
         return [self.get(name) for name in self.names()]
+
+    def _entries(self, prefix: str = "services/") -> list[Any]:
+        return [entry for batch in self._store.list(prefix) for entry in batch]
 
     def _read(self, path: str) -> str:
         return bytes(self._store.get(path).bytes()).decode()
