@@ -82,6 +82,10 @@ class CorruptArtifact(MlrayError):
     """Bytes whose digest is not the recorded one."""
 
 
+class PickleRefused(MlrayError, ValueError):
+    """A pickle where none was allowed: loading one runs whatever code it holds."""
+
+
 class TrainingFailed(MlrayError):
     """A run that could not end well; the message names the step and the remedy."""
 

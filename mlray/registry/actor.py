@@ -21,7 +21,8 @@ from mlray.registry.model_registry import ModelRegistry
 ACTOR_NAME = "registry"
 NAMESPACE = "mlray"
 # Reads run beside the one writer; SQLite and the row locks order the writers of other processes.
-CONCURRENCY_GROUPS = {"read": 4, "write": 1}
+# A sweep of the janitor may take minutes, but holds the lock of the database for moments only.
+CONCURRENCY_GROUPS = {"read": 4, "write": 1, "sweep": 1}
 PLACEMENT = {"node:__internal_head__": 0.001}
 # A detached actor inherits the working directory of the job that happens to start it, and with it that job's copy of
 # the code. It gets a daemon's working directory instead.
@@ -59,7 +60,7 @@ class RemoteRegistry:
         return partial(self._call, method)
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        group = "write" if "call" in named else "read"
+        group = "sweep" if method == "sweep" else "write" if "call" in named else "read"
         try:
             return _answer(self._actor, group, method, arguments, named)
         except ActorDiedError:  # stopped, or lost with its head node: the next one serves the same database

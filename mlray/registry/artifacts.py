@@ -8,31 +8,41 @@ interrupted upload leaves behind are blobs that nothing names. Nothing is overwr
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import IO, Self
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import ObjectStore
 
-from mlray.errors import (
-    ConfigError,
-    Conflict,
-    CorruptArtifact,
-    RegistryUnavailable,
-    UnknownName,
-    did_you_mean,
-)
+from mlray.errors import ConfigError, Conflict, CorruptArtifact, UnknownName, did_you_mean
 from mlray.registry.manifest import CHUNK, DIGEST, Manifest, ManifestFile, chunks_of, manifest_of
+from mlray.registry.object_store import ObjectReader, open_at, reached
 
 # Up to this size a file goes up in one request, which can refuse to overwrite; a larger one in parts.
 ONE_REQUEST = 64 << 20
 SCHEMES = ("file", "s3", "gs", "az")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object of the store: a blob or a manifest. name: its digest; modified: aware, by the store's own clock."""
+
+    path: str
+    size: int
+    modified: datetime
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2].removesuffix(".json")
 
 
 class ArtifactStore:
@@ -130,9 +140,38 @@ class ArtifactStore:
                 return _verified_copy(manifest, target)
         return target
 
+    def opened(self, file: ManifestFile) -> IO[bytes]:
+        """The bytes of a file of a manifest, not verified, to be read from anywhere."""
+        return io.BufferedReader(ObjectReader(self._store, _blob(file.sha256), file.size), 1 << 16)
+
+    def blobs(self) -> list[Entry]:
+        """Every blob there is, named by an artifact or not."""
+        return self._entries("blobs/")
+
+    def manifests(self) -> list[Entry]:
+        """The manifest of every artifact there is."""
+        return self._entries("manifests/")
+
+    def remove(self, entries: Sequence[Entry]) -> None:
+        """Removes objects; one that is gone already is fine."""
+        with self._reached():
+            try:
+                obstore.delete(self._store, [entry.path for entry in entries])
+                return
+            except FileNotFoundError:
+                pass
+            for entry in entries:
+                if self._size(entry.path) is not None:
+                    obstore.delete(self._store, entry.path)
+
+    def _entries(self, prefix: str) -> list[Entry]:
+        with self._reached():
+            found = [one for chunk in obstore.list(self._store, prefix) for one in chunk]
+        return [Entry(one["path"], one["size"], one["last_modified"]) for one in found]
+
     @cached_property
     def _store(self) -> ObjectStore:
-        return _store_at(self.url)
+        return open_at(self.url)
 
     def _put_blob(self, source: Path, file: ManifestFile) -> None:
         path = _blob(file.sha256)
@@ -179,13 +218,8 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
 
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseError as error:
-            message = f"the artifact store {self.url} does not answer: {_first_line(error)}"
-            raise RegistryUnavailable(message) from error
+    def _reached(self) -> AbstractContextManager[None]:
+        return reached(self.url)
 
 
 def absolute_artifacts_url(text: str) -> str:
@@ -225,15 +259,6 @@ def _unchanged(source: Path, file: ManifestFile) -> Iterator[bytes]:
         raise Conflict(f"{source} changed while it was uploaded; upload again when nothing writes to it")
 
 
-def _store_at(url: str) -> ObjectStore:
-    try:
-        if url.startswith("file:"):
-            return LocalStore(unquote(urlsplit(url).path), mkdir=True)
-        return from_url(url)
-    except (BaseError, OSError) as error:
-        raise ConfigError(f"artifacts={url}: it cannot be opened: {_first_line(error)}") from error
-
-
 def _blob(sha256: str) -> str:
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
@@ -244,7 +269,3 @@ def _manifest_path(digest: str) -> str:
 
 def _mismatch(what: str, wanted: str, got: str) -> str:
     return f"{what}: wanted SHA-256 {wanted}, got {got}"
-
-
-def _first_line(error: Any) -> str:
-    return str(error).partition("\n")[0]

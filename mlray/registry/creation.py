@@ -12,6 +12,7 @@ from mlray.errors import AlreadyExists, Conflict
 from mlray.registry.approvals import add_author
 from mlray.registry.labels import put_tag
 from mlray.registry.model_version import VersionRecord
+from mlray.registry.pickles import RECORDED
 from mlray.registry.record import RECORD_FIELDS, columns, record_hash
 from mlray.registry.reference import checked_name
 from mlray.registry.tables import AuditRow, ModelRow, RetiredName, VersionRow, VersionTagRow
@@ -62,7 +63,8 @@ def add_version(tx: Transaction, action: str, name: str, record: VersionRecord, 
     for key, value in labels.tags.items():
         put_tag(tx.session, row, key, value)
     after = {"version": row.version, "digest": row.digest, "run_id": row.run_id, "record": record_hash(record)}
-    said = {k: v for k, v in (("source", row.source), ("copy_of", row.provenance.get("copy_of"))) if v}
+    facts = {"source": row.source, "copy_of": row.provenance.get("copy_of"), RECORDED: row.provenance.get(RECORDED)}
+    said = {name: fact for name, fact in facts.items() if fact}
     tx.note(action, model=name, after=after | said | labels.told())
     return row
 

@@ -7,27 +7,41 @@ again (a retry whose first answer was lost) changes nothing and answers what the
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlmodel import Session
 
 from mlray.errors import Conflict
-from mlray.registry import aliases, approvals, creation, history, labels, lifecycle, lookup, search, stages, users
+from mlray.registry import (
+    aliases,
+    approvals,
+    creation,
+    history,
+    janitor,
+    labels,
+    lifecycle,
+    lookup,
+    search,
+    stages,
+    users,
+)
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
 from mlray.registry.creation import Labels
 from mlray.registry.database import Database
 from mlray.registry.gates import gates_of
 from mlray.registry.identity import ADMIN, Call, authenticated
+from mlray.registry.janitor import Sweeps, Swept
 from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
 from mlray.registry.model_version import ModelVersion, RegisteredModel, VersionRecord
 from mlray.registry.people import Approval, User
+from mlray.registry.pickles import pickles_of, with_pickles
 from mlray.registry.policy import Policy, checked_stage
 from mlray.registry.query import ModelQuery, Page, VersionQuery
 from mlray.registry.record import checked_record
 from mlray.registry.reference import Reference, checked_name
-from mlray.registry.stages import Evidence
+from mlray.registry.stages import PRODUCTION, Evidence
 from mlray.registry.tables import PolicyRow
 from mlray.registry.transaction import Transaction
 
@@ -50,21 +64,27 @@ class ModelRegistry:
         alias: str | None,
         description: str = "",
         tags: Mapping[str, str] = NO_TAGS,
+        allow_pickle: bool = False,
         call: Call,
     ) -> ModelVersion:
         """The next version of `name`, at which `alias` points from then on.
 
-        Needs the whole artifact in the store. A request that was served before answers the version of that
-        time; Conflict where it comes again with another digest.
+        Needs the whole artifact in the store, and no pickle in it unless `allow_pickle`. A request that was served
+        before answers the version of that time; Conflict where it comes again with another digest.
         """
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
         told = Labels(description=description, tags=tags)
-        gates_of(self._artifacts, self._artifacts.require(checked_record(record).digest), record.run_id)
+        sweeps = self._sweeps(call)
+        manifest = self._artifacts.require(checked_record(record).digest)
+        gates_of(self._artifacts, manifest, record.run_id)
+        record = with_pickles(record, pickles_of(self._artifacts, manifest), allow_pickle)
         with self._changing(call) as tx:
             if (earlier := tx.repeated("register", model=name)) is not None:
                 return seen(tx.session, creation.made_before(tx, earlier, digest=record.digest))
+            if sweeps.beside(tx.session):
+                self._artifacts.require(record.digest)
             row = creation.add_version(tx, "register", name, record, told)
             if alias is not None:
                 aliases.set_alias(tx, row, alias)
@@ -220,7 +240,8 @@ class ModelRegistry:
             repeated = applied(session, model=name, action="rollback", request=call.request)
             target = None if repeated else stages.rollback_target(session, name)[0]
         if target is not None and target.digest:
-            self._artifacts.verify(target.digest)
+            manifest = self._artifacts.verify(target.digest)
+            stages.require_no_pickles(f"{name}/{target.version}", PRODUCTION, pickles_of(self._artifacts, manifest))
         with self._changing(call) as tx:
             earlier = tx.repeated("rollback", model=name)
             if earlier is not None or target is None:
@@ -314,6 +335,12 @@ class ModelRegistry:
         with self._database.read() as session:
             return users.users(session)
 
+    def sweep(self, *, grace: timedelta, dry_run: bool, call: Call) -> Swept:
+        """Removes from the artifact store what is older than `grace` and no version names, by an admin; what a deleted
+        version named stays for as long. dry_run: only tells.
+        """
+        return janitor.sweep(self._artifacts, lambda: self._changing(call), self._clock() - grace, dry_run)
+
     def audit(self, name: str | None = None) -> list[dict[str, Any]]:
         """The changes of one model, under all names that it has had, or all, oldest first: a mapping per audit row,
         `at` an aware datetime, `why` the reason that was given.
@@ -333,7 +360,16 @@ class ModelRegistry:
             digest, run_id = row.digest, row.run_id
         if stage == "Archived" or not digest:  # the way out is open to a damaged artifact too
             return Evidence(digest=digest, gates={})
-        return Evidence(digest=digest, gates=gates_of(self._artifacts, self._artifacts.verify(digest), run_id))
+        manifest = self._artifacts.verify(digest)
+        return Evidence(
+            digest=digest,
+            gates=gates_of(self._artifacts, manifest, run_id),
+            pickles=pickles_of(self._artifacts, manifest),
+        )
+
+    def _sweeps(self, call: Call) -> Sweeps:
+        with self._reading_for(call) as session:
+            return Sweeps.seen(session)
 
     @contextmanager
     def _reading_for(self, call: Call) -> Iterator[Session]:

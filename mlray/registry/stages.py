@@ -4,7 +4,7 @@ A move starts from the row version that it read (compare and swap), changes come
 the database itself holds that Canary and Production have one version at most (partial unique indexes).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Evidence:
 
     digest: str
     gates: Mapping[str, Gate]
+    pickles: Sequence[str] = ()
 
 
 def promote(
@@ -116,9 +117,19 @@ def require_verified(row: VersionRow, evidence: Evidence) -> None:
         raise Conflict(f"{row.model}/{row.version}: its digest is not the one whose bytes were verified; look again")
 
 
+def require_no_pickles(reference: str, stage: str, pickles: Sequence[str]) -> None:
+    """NotApproved where a version that holds pickles is to take live traffic, whoever has approved it."""
+    if pickles and stage in LIVE:
+        raise NotApproved(
+            f"{reference} may not enter {stage}: {', '.join(pickles)} in it runs code when it is loaded, so it never "
+            "goes beyond Staging; register a checkpoint of safetensors, skops or JSON files"
+        )
+
+
 def _approved(session: Session, policy: Policy, row: VersionRow, stage: str, evidence: Evidence) -> list[ApprovalRow]:
     """The approvals that open the stage to the version; NotApproved says what it lacks."""
     require_verified(row, evidence)
+    require_no_pickles(f"{row.model}/{row.version}", stage, evidence.pickles)
     lacks = missing(session, policy, row, stage, evidence.gates)
     if lacks:
         raise NotApproved(f"{row.model}/{row.version} may not enter {stage}, it lacks {'; '.join(lacks)}")

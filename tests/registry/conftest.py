@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from postgres_server import PostgresServer, running_postgres
@@ -15,6 +15,9 @@ from sqlalchemy import NullPool, create_engine
 from mlray.registry.client import Registry
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.model_version import ModelVersion
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,23 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this session, in a folder that goes with it."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator["S3Server"]:
+    """An S3 server of this session."""
+    from s3_server import running_s3  # boto3 takes a while to import
+
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: "S3Server", monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place in a bucket, which the environment's keys open."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3.url()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import obstore
 import pytest
 
 from mlray.errors import ConfigError, Conflict, CorruptArtifact, UnknownName
@@ -17,8 +18,14 @@ from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.manifest import Manifest, ManifestFile
 
 
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    """An empty store, of either kind."""
+    return ArtifactStore(str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_url"))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
+def folder_store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(str(tmp_path / "store"))
 
 
@@ -37,10 +44,21 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def stored(store: ArtifactStore, content: bytes) -> Path:
-    """Where the store keeps these bytes."""
+def blob(content: bytes) -> str:
+    """Where a store keeps these bytes."""
     digest = hashlib.sha256(content).hexdigest()
-    return Path(store.url.removeprefix("file://")) / "blobs" / "sha256" / digest[:2] / digest
+    return f"blobs/sha256/{digest[:2]}/{digest}"
+
+
+def held(store: ArtifactStore) -> dict[str, bytes]:
+    """Everything that the store holds."""
+    paths = [entry.path for entry in (*store.blobs(), *store.manifests())]
+    return {path: bytes(obstore.get(store._store, path).bytes()) for path in paths}
+
+
+def overwrite(store: ArtifactStore, path: str, content: bytes) -> None:
+    """As whoever owns the store can."""
+    obstore.put(store._store, path, content)
 
 
 def test_a_folder_comes_back_byte_for_byte(store, folder, tmp_path):
@@ -70,17 +88,17 @@ def test_the_same_files_have_the_same_digest_and_are_stored_once(store, folder, 
         (tmp_path / "twin" / path).parent.mkdir(exist_ok=True)
         (tmp_path / "twin" / path).write_bytes(content)
     digest = store.upload(folder)
-    before = contents(Path(store.url.removeprefix("file://")))
+    before = held(store)
 
     assert store.upload(tmp_path / "twin") == digest
-    assert contents(Path(store.url.removeprefix("file://"))) == before
+    assert held(store) == before
 
 
 def test_one_flipped_bit_is_refused_and_leaves_nothing_behind(store, folder, tmp_path):
     digest = store.upload(folder)
     original = (folder / "model.safetensors").read_bytes()
     flipped = bytes([original[0] ^ 1]) + original[1:]
-    stored(store, original).write_bytes(flipped)
+    overwrite(store, blob(original), flipped)
 
     wanted, got = (hashlib.sha256(content).hexdigest() for content in (original, flipped))
     with pytest.raises(CorruptArtifact, match=f"model.safetensors: wanted SHA-256 {wanted}, got {got}"):
@@ -91,12 +109,11 @@ def test_one_flipped_bit_is_refused_and_leaves_nothing_behind(store, folder, tmp
 
 def test_a_missing_or_shortened_file_is_refused(store, folder, tmp_path):
     digest = store.upload(folder)
-    blob = stored(store, b"{}")
-    blob.write_bytes(b"{")
+    overwrite(store, blob(b"{}"), b"{")
     with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted 2 bytes, got 1 bytes"):
         store.require(digest)
 
-    blob.unlink()
+    obstore.delete(store._store, blob(b"{}"))
     with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted 2 bytes, got nothing"):
         store.require(digest)
     with pytest.raises(CorruptArtifact, match=r"nested/naïve ☕.json: wanted SHA-256 .*, got nothing"):
@@ -106,8 +123,8 @@ def test_a_missing_or_shortened_file_is_refused(store, folder, tmp_path):
 
 def test_a_changed_manifest_is_refused(store, folder, tmp_path):
     digest = store.upload(folder)
-    path = Path(store.url.removeprefix("file://")) / "manifests" / "sha256" / digest[:2] / f"{digest}.json"
-    path.write_text(path.read_text().replace("model", "modem"))
+    [manifest] = store.manifests()
+    overwrite(store, manifest.path, held(store)[manifest.path].replace(b"model", b"modem"))
 
     with pytest.raises(CorruptArtifact, match=f"manifest of artifact {digest}: wanted SHA-256 {digest}, got"):
         store.download(digest, tmp_path / "copy")
@@ -115,7 +132,7 @@ def test_a_changed_manifest_is_refused(store, folder, tmp_path):
 
 def test_other_bytes_under_a_file_s_digest_are_never_built_upon(store, folder):
     store.upload(folder)
-    stored(store, b"{}").write_bytes(b"[]")
+    overwrite(store, blob(b"{}"), b"[]")
 
     with pytest.raises(CorruptArtifact, match="remove it and upload again"):
         store.upload(folder)
@@ -126,19 +143,20 @@ UPLOAD = (
 )
 
 
-def test_an_upload_killed_half_way_is_invisible_and_can_be_repeated(store, tmp_path):
+def test_an_upload_killed_half_way_is_invisible_and_can_be_repeated(folder_store, tmp_path):
+    store, root = folder_store, Path(folder_store.url.removeprefix("file://"))
     folder = tmp_path / "large"
     folder.mkdir()
     (folder / "a").write_bytes(b"abc")
     with (folder / "b").open("wb") as large:
         large.truncate(400 << 20)
     process = subprocess.Popen([sys.executable, "-c", UPLOAD, store.url, str(folder)])
-    while not stored(store, b"abc").exists():
+    while not (root / blob(b"abc")).exists():
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not Path(store.url.removeprefix("file://"), "manifests").exists()
+    assert not (root / "manifests").exists()
 
     (folder / "b").write_bytes(b"small now")
     digest = store.upload(folder)
@@ -156,7 +174,7 @@ def test_a_file_that_changes_between_hash_and_upload_is_not_stored(store, tmp_pa
     with pytest.raises(Conflict, match="changed while it was uploaded"):
         store._put_blob(path, file)
 
-    assert not stored(store, b"before").exists()
+    assert held(store) == {}
 
 
 def test_a_directory_that_holds_the_artifact_is_kept_and_any_other_refused(store, folder, tmp_path):

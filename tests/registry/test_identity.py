@@ -2,7 +2,7 @@
 
 import getpass
 import inspect
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -70,7 +70,7 @@ def _something(parameter):
     known = {"version": 1, "stage": "Staging", "row_version": None, "roles": (), "document": {},
              "token_sha256": "0" * 64, "name": "fraud", "alias": "candidate", "role": "ml_engineer",
              "source": "runs:/1/model", "run_id": "1", "description": "", "tags": {}, "to": "other",
-             "new_name": "other", "key": "team", "value": "risk"}
+             "new_name": "other", "key": "team", "value": "risk", "grace": timedelta(0), "dry_run": False}
     return known.get(parameter)
 
 

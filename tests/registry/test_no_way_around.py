@@ -67,7 +67,7 @@ def test_a_record_cannot_bring_its_author_stage_or_approvals_along(team):
     taken = set(inspect.signature(ModelRegistry.register).parameters) - {"_ray_trace_ctx"}  # Ray's, in an actor's class
     record = record_of(team.make_run(b"1"), digest="0" * 64, signature={})
 
-    assert taken == {"self", "name", "record", "alias", "description", "tags", "call"}
+    assert taken == {"self", "name", "record", "alias", "description", "tags", "allow_pickle", "call"}
     assert not vars(record).keys() & {"author", "stage", "row_version", "approvals", "version", "created_at"}
 
 
