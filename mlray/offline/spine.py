@@ -1,7 +1,7 @@
 """The spine in any form: blocks of Arrow in the object store, in order, checked against the service."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,22 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class TableAt:
+    """A version of a Delta table as a spine (relative paths: under the lake); None: the newest.
+
+    id: of the table itself, where it is known: one that is removed and made again has another.
+    """
+
+    path: str
+    version: int | None = None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Spine:
     """blocks: in order; schema: in canonical types; digest: of the rows in order; span: their earliest and latest
-    instant in microseconds (rounded down and up), None where there is none.
+    instant in microseconds (rounded down and up), None where there is none; table: the version that was read, if it is
+    one of a Delta table.
     """
 
     blocks: tuple[Block, ...]
@@ -43,6 +56,7 @@ class Spine:
     digest: str
     span: tuple[int, int] | None
     text: str
+    table: TableAt | None = None
 
     @property
     def rows(self) -> int:
@@ -50,16 +64,18 @@ class Spine:
 
 
 def spine_of(spine: Any, lake: str, timestamp: str, fits: Callable[[pa.Schema], None]) -> Spine:
-    """From Arrow, pandas, Polars, a Ray Dataset or the path of a Delta table (relative: under the lake).
+    """From Arrow, pandas, Polars, a Ray Dataset, or a Delta table: its path (relative: under the lake) or a TableAt.
 
     fits: called with the schema before any row is looked at.
     """
-    if isinstance(spine, str | Path):
-        table = delta.table_at(delta.resolve(lake, str(spine)), "spine")
+    if isinstance(spine, str | Path | TableAt):
+        asked = spine if isinstance(spine, TableAt) else TableAt(str(spine))
+        table = delta.table_at(delta.resolve(lake, asked.path), "spine", asked.version)
         fits(_canonical(table.schema))
         who = f"spine {table.name}"
         blocks = _read_in(table.files, table.schema, who)
-        return _described(blocks, table.schema, timestamp, f"{table.path} version {table.version}")
+        made = _described(blocks, table.schema, timestamp, f"{table.path} version {table.version}")
+        return replace(made, table=TableAt(asked.path, table.version, table.id))
     if isinstance(spine, ray.data.Dataset):
         blocks, schema = _blocks_of(spine)
         fits(schema)

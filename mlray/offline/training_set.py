@@ -21,6 +21,7 @@ from mlray.offline import delta
 from mlray.offline.join import Join, Kept, check_keys
 from mlray.offline.plan import Strategy, explained, plan
 from mlray.offline.spine import ROW, Spine, check, in_schema, spine_of
+from mlray.offline.spine_store import keep
 from mlray.offline.write import BuildProgress, write
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class TrainingSet:
     fingerprint: str
     spine: Spine
     join: Join = field(repr=False)
+    tables: dict[str, str] = field(default_factory=dict, repr=False)
+    """The id of each source's table."""
 
     @property
     def dataset(self) -> Any:
@@ -73,6 +76,19 @@ class TrainingSet:
     @property
     def service_definition(self) -> str:
         return service_text(self.definition)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What it takes to build the same training set again, as plain JSON, to be kept with what was trained on it. A
+        spine that is no version of a Delta table is kept under the lake for that.
+        """
+        return {
+            "timestamp": self.timestamp,
+            "label": self.label,
+            "types": {name: str(self.schema.field(name).type) for name in self.features},
+            "tables": dict(self.tables),
+            "spine": keep(self.spine, self.join.lake),
+        }
 
     def cached(self) -> "TrainingSet":
         """The same training set, computed now and kept in the object store, which spills to disk."""
@@ -155,6 +171,7 @@ def build(
         fingerprint=_fingerprint(service, pinned, made, label, timestamp),
         spine=made,
         join=Join(service, made, reads, lake, timestamp, schema),
+        tables={name: table.id for name, table in tables.items()},
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ def capture(directory: str | Path = ".") -> dict[str, Any]:
 
     `commit` and `dirty` (anything changed or untracked) are None outside a git working tree, and `commit` is
     None before the first one; `lock_file` and `lock_sha256` are of the nearest lock file from the directory
-    up to the root of its working tree, None without one; `packages` maps installed ones to versions.
+    up to the root of its working tree, None without one; `packages` maps those of `PACKAGES` that are installed to
+    versions; `environment_sha256` is of the names and versions of all that is installed.
     """
     where = Path(directory).absolute()
     root = _git(where, "rev-parse", "--show-toplevel")
@@ -33,7 +34,14 @@ def capture(directory: str | Path = ".") -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": dict(_installed()),
+        "environment_sha256": environment_digest(),
     }
+
+
+def environment_digest() -> str:
+    """SHA-256 over every installed distribution's name and version, one a line, sorted."""
+    lines = {f"{one.metadata['Name']}=={one.version}".lower() for one in distributions()}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _git(where: Path, *arguments: str) -> str | None:
