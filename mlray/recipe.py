@@ -13,13 +13,14 @@ import pyarrow as pa
 from mlray.errors import ConfigError
 from mlray.features.expression import predicate
 from mlray.features.service import FeatureService
+from mlray.registry.card_text import checked_card
 from mlray.settings import Settings, read_toml
 
 _SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "platform": None,
     "recipe": ("service", "baseline", "tables", "spine", "timestamp", "label", "options", "where"),
     "training": None,
-    "model": ("name", "alias"),
+    "model": ("name", "alias", "card"),
     "online": ("until", "history_days"),
     "serving": None,
     "verify": ("rows",),
@@ -78,6 +79,11 @@ class Recipe:
     @property
     def alias(self) -> str:
         return str(self.model.get("alias", "candidate"))
+
+    @property
+    def card(self) -> dict[str, str]:
+        """What is said about the model to people: purpose, owner, limits, and what else [model.card] holds."""
+        return checked_card(self.model.get("card", {}), f"{self.path} [model.card]")
 
     @property
     def until(self) -> datetime | None:

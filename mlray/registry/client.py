@@ -4,23 +4,30 @@ import builtins
 import getpass
 import json
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, TypedDict, cast
 from uuid import uuid4
 
-from mlray.errors import CorruptArtifact, SchemaError, UnknownName
+from mlray.errors import CorruptArtifact, PickleRefused, SchemaError, UnknownName
 from mlray.registry.artifacts import ArtifactStore
+from mlray.registry.card import Card, card_of, evidence_of
+from mlray.registry.card_text import card_text
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database
 from mlray.registry.gates import gates_of
 from mlray.registry.identity import Call
+from mlray.registry.janitor import Swept
 from mlray.registry.lineage import Tree, lineage_of
 from mlray.registry.manifest import Manifest
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import ModelVersion, RegisteredModel, RunLike, record_of
 from mlray.registry.people import Approval
+from mlray.registry.pickles import RECORDED
 from mlray.registry.policy import Policy
 from mlray.registry.query import ModelQuery, Page, VersionQuery, Where
 from mlray.registry.record import checked_record
@@ -29,6 +36,7 @@ from mlray.registry.user_client import Users
 
 SIGNATURE_FILE = "signature.json"
 PAGE = 1000
+GRACE = timedelta(days=7)
 
 
 class Said(TypedDict):
@@ -88,20 +96,30 @@ class Registry:
         alias: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
+        allow_pickle: bool = False,
         idempotency_key: str | None = None,
     ) -> ModelVersion:
         """Uploads the run's checkpoint and gives it the next version of `name`; `alias` points at it from then on.
 
         The same `idempotency_key` (1 to 255 characters, per model) with the same checkpoint answers the version
-        made the first time; with another checkpoint it is a Conflict.
+        made the first time; with another checkpoint it is a Conflict. PickleRefused for a checkpoint that holds a
+        pickle, unless `allow_pickle`: such a version never goes beyond Staging.
         """
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
         record = checked_record(record_of(run, digest="", signature=_signature(Path(run.checkpoint))))
-        record = replace(record, digest=self._artifacts.upload(run.checkpoint))
         said: Said = {"description": description, "tags": tags or {}}
-        return self._rules.register(name, record, alias=alias, call=self._call(request=idempotency_key), **said)
+        call = self._call(request=idempotency_key)
+
+        def register() -> ModelVersion:
+            whole = replace(record, digest=self._artifacts.upload(run.checkpoint))
+            return self._rules.register(name, whole, alias=alias, allow_pickle=allow_pickle, call=call, **said)
+
+        try:
+            return register()
+        except (CorruptArtifact, UnknownName):  # a janitor took what was there already: now it is uploaded anew
+            return register()
 
     def register_source(
         self,
@@ -234,6 +252,14 @@ class Registry:
         gates = gates_of(self._artifacts, manifest, known.run_id)
         return lineage_of(known, gates, self.approvals(known))
 
+    def card(self, version: ModelVersion | str) -> Card:
+        """The model card of a version, from what the run, the gates and people said; its artifact is verified."""
+        known = self._known(version)
+        manifest = self._artifacts.manifest(known.digest) if known.digest else Manifest(())
+        gates = gates_of(self._artifacts, manifest, known.run_id)
+        text, evidence = card_text(self._artifacts, manifest), evidence_of(self._artifacts, manifest)
+        return card_of(known, text, gates, evidence, self.approvals(known))
+
     def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
         """Moves a version to a stage; in Canary and Production it replaces the one that is there, which is archived.
 
@@ -271,6 +297,25 @@ class Registry:
             return self._artifacts.download(known.digest, directory)
         except (CorruptArtifact, UnknownName) as error:
             raise CorruptArtifact(f"{known.reference}: {error}") from error
+
+    def janitor(self, *, grace: timedelta = GRACE, dry_run: bool = False, why: str = "") -> Swept:
+        """Removes the bytes that no version names and that are older than the grace period, by an admin; what a deleted
+        version named stays for as long. dry_run: only tells what would go.
+        """
+        return self._rules.sweep(grace=grace, dry_run=dry_run, call=self._call(why))
+
+    def unpickle(self, version: ModelVersion | str, file: str, *, allow_pickle: bool = False) -> Any:
+        """What a pickle in the checkpoint of a version holds, its bytes verified. It runs the code in it: PickleRefused
+        unless `allow_pickle` says that this is wanted, and was said at registration.
+        """
+        known = self._known(version)
+        if not allow_pickle or file not in known.provenance.get(RECORDED, ()):
+            raise PickleRefused(
+                f"{known.reference}: unpickling {file} runs whatever code it holds; pass allow_pickle=True, which "
+                "registration needs too, if you trust who trained it"
+            )
+        with TemporaryDirectory() as folder, Path(self.download(known, folder), file).open("rb") as content:
+            return pickle.load(content)
 
     def audit(self, name: str | None = None) -> builtins.list[dict[str, Any]]:
         """The changes of one model, or all of them, oldest first: who, what (`action`), `before`, `after`, `why`."""

@@ -23,7 +23,7 @@ def lineage_of(version: ModelVersion, gates: Mapping[str, Gate], approvals: Sequ
             "registered": version.created_at.isoformat(timespec="seconds"),
             "digest": version.digest,
         },
-        "run": {"id": version.run_id, **_code(version.provenance), "configuration": _texts(version.config)},
+        "run": {"id": version.run_id, **code_of(version.provenance), "configuration": _texts(version.config)},
         "data": {
             "feature service": f"{version.service}, {version.service_hash}",
             "tables": {name: f"Delta version {number}" for name, number in sorted(version.sources.items())},
@@ -38,13 +38,15 @@ def lineage_of(version: ModelVersion, gates: Mapping[str, Gate], approvals: Sequ
     }
 
 
-def _code(provenance: Mapping[str, Any]) -> Tree:
+def code_of(provenance: Mapping[str, Any]) -> Tree:
+    """The code and what it ran with, as far as they are recorded."""
     state = {True: ", with changes that no commit holds", False: "", None: ""}[provenance.get("dirty")]
     lock = provenance.get("lock_sha256")
     return {
         "code": f"commit {provenance['commit']}{state}" if provenance.get("commit") else UNKNOWN,
         "lock file": f"{provenance.get('lock_file')}, {lock}" if lock else UNKNOWN,
         "python": str(provenance.get("python") or UNKNOWN),
+        "environment": str(provenance.get("environment_sha256") or UNKNOWN),
         "packages": _texts(provenance.get("packages") or {}),
     }
 

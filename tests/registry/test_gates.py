@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from mlray.errors import NotApproved, SchemaError
 from mlray.registry.gates import GATES_FILE, Gate, write_gates
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import VersionRecord
+from mlray.registry.policy import Policy
 
 PASSED = Gate(passed=True, value=0.755, threshold=0.7, link="https://ci.example/7")
+GATES = ("data_validation", "evaluation", "bias", "model_card")
 FAILED = Gate(passed=False, value=0.61, threshold=0.7)
 
 
@@ -70,6 +73,46 @@ def test_no_call_carries_a_result():
 
     assert not [name for name in named if "gate" in name]
     assert not [field.name for field in dataclasses.fields(VersionRecord) if "gate" in field.name]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_policy_asks_for_each_gate_by_its_name(team, gate):
+    team.root.set_policy(Policy.parse({"stages": {"Canary": {"gates": [gate]}}}))
+    others = dict.fromkeys({*GATES} - {gate}, PASSED)
+    without, failed, passed = (
+        team.ana.register("fraud", team.make_run(bytes([i]), gates=others | own))
+        for i, own in enumerate(({}, {gate: FAILED}, {gate: PASSED}))
+    )
+
+    with pytest.raises(NotApproved, match=rf"fraud/1 may not enter Canary, it lacks gate '{gate}': the run left no"):
+        team.ana.promote(without, stage="Canary")
+    with pytest.raises(NotApproved, match=rf"gate '{gate}': failed with 0.61, asked for 0.7"):
+        team.ana.promote(failed, stage="Canary")
+    assert team.ana.promote(passed, stage="Canary").stage == "Canary"
+
+
+def test_the_policy_file_can_ask_for_every_gate_at_once(team):
+    text = Path("configs/policy.toml").read_text().replace('gates = ["evaluation"]', f"gates = {[*GATES]}")
+    team.root.set_policy(Policy.parse(tomllib.loads(text)))
+    version = team.ana.register("fraud", team.make_run(b"1", gates={"evaluation": PASSED}))
+
+    with pytest.raises(NotApproved) as refusal:
+        team.ana.promote(version, stage="Production")
+    assert [f"gate '{gate}'" in str(refusal.value) for gate in GATES] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_tag_a_description_or_a_file_by_hand_is_no_result(team, gate):
+    team.root.set_policy(Policy.parse({"stages": {"Canary": {"gates": [gate]}}}))
+    run = team.make_run(b"1", gates={})
+    (Path(run.checkpoint) / f"{gate}.json").write_text('{"passed": true}')
+    write_gates(run.checkpoint, run.id, {})
+    version = team.ana.register("fraud", run, tags={gate: "passed"}, description=f"{gate}: passed")
+    team.ana.tag("fraud/1", f"gate.{gate}", "passed")
+    team.ana.tag("fraud", gate, "passed")
+
+    with pytest.raises(NotApproved, match=rf"gate '{gate}': the run left no result"):
+        team.ana.promote(version, stage="Canary")
 
 
 def test_a_metric_is_no_gate(team):
