@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlray import model_cli, online_cli, registry_cli
+from mlray import catalog_cli, model_cli, online_cli, registry_cli
 from mlray.errors import MlrayError
 
 app = typer.Typer(
@@ -157,6 +157,7 @@ def _run(verb: str, config: Path, json: bool, **arguments: Any) -> None:
 
 registry_cli.add_to(app)
 app.add_typer(model_cli.model, name="model")
+catalog_cli.add_to(app)
 app.add_typer(online_cli.online, name="online")
 
 

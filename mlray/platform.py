@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from mlray import cluster
 from mlray.aggregation.window import Instants, microseconds
+from mlray.discovery import Drop, Fed, Found, Inventory, describe, drop, find, impact
+from mlray.discovery.inventory import Kind
 from mlray.errors import TimeError
 from mlray.features.applied import Applied, Diff
 from mlray.features.catalog import service_from_text
@@ -34,6 +36,8 @@ from mlray.offline.training_set import TrainingSet
 from mlray.online.retrieval import Reader, Vectors
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
+from mlray.registry.model_version import ModelVersion
+from mlray.reproduce import Reproduction, reproduce
 from mlray.serving.prediction_log import logged
 from mlray.settings import Settings
 from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
@@ -278,6 +282,33 @@ class Platform:
         version, in any stage, pins; dry_run: only tells.
         """
         return drop_unread(self.online, self.applied, self.registry.list(), dry_run=dry_run)
+
+    @property
+    def inventory(self) -> Inventory:
+        """The services in force and the model versions that read them, as they are now."""
+        return Inventory.of(self.applied, self.registry.list())
+
+    def find(self, text: str) -> list[Found]:
+        """Entities, sources, views (as owner/view), features, services and models whose name holds the text."""
+        return find(self.inventory, text)
+
+    def describe(self, name: str, kind: Kind | None = None) -> dict[str, Any]:
+        """All that is known of an entity, source, view, service or model, as a tree of texts."""
+        return describe(self.applied, self.inventory, self.settings.lake, name, kind)
+
+    def impact(self, name: str, kind: Kind | None = None) -> list[Fed]:
+        """The views, services and model versions that a source, an entity, a view or a service feeds."""
+        return impact(self.inventory, name, kind)
+
+    def drop(self, name: str, kind: Kind | None = None) -> list[Drop]:
+        """Takes a view, a source or a service out of force; Conflict where a model in Production or Canary reads it."""
+        return drop(self.applied, self.inventory, name, kind)
+
+    def reproduce(self, version: ModelVersion | str) -> Reproduction:
+        """Builds a version's training set anew, from what the version recorded, and compares: see `Reproduction`."""
+        self.join_ray()
+        known = self.registry.get(version) if isinstance(version, str) else version
+        return reproduce(known, self.settings.lake)
 
     def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
         """Trains on the training set with Ray Train; see `mlray.training`."""

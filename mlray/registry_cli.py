@@ -19,6 +19,7 @@ Name = Annotated[str, typer.Argument(help="A user by name.")]
 Role = Annotated[str, typer.Argument(help="Such as ml_engineer, risk_officer, operator or admin.")]
 _FLIGHTS = Path("configs/flights.toml")
 
+registry = typer.Typer(help="The registry itself.", no_args_is_help=True)
 user = typer.Typer(help="Who may do what in the registry. The first user is its admin.", no_args_is_help=True)
 
 
@@ -26,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands of the registry to the command line."""
     for command in (versions, lineage, approve, promote, rollback, audit, policy):
         app.command()(command)
+    app.add_typer(registry, name="registry")
     app.add_typer(user, name="user")
 
 
@@ -82,6 +84,18 @@ def policy(
 ) -> None:
     """What each stage asks for."""
     _run("policy", config, json, file=file, why=why)
+
+
+@registry.command()
+def janitor(
+    grace: Annotated[str, typer.Option(help="How old what goes must be: 7d, 12h, 30m, 0s.")] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    why: Why = "",
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
+    """Remove the bytes that no version names: what was uploaded and never registered, or cut off. Takes an admin."""
+    _run("janitor", config, json, grace=grace, dry_run=dry_run, why=why)
 
 
 @user.command()

@@ -8,9 +8,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from mlray.errors import ConfigError
 from mlray.platform import Platform
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
@@ -84,6 +86,13 @@ def policy(screen: Screen, registry: Registry, file: Path | None, why: str) -> i
     return 0
 
 
+def janitor(screen: Screen, registry: Registry, grace: str, dry_run: bool, why: str) -> int:
+    with screen.working("looking for what no version names"):
+        swept = registry.janitor(grace=_duration(grace), dry_run=dry_run, why=why)
+    screen.show("would be removed" if dry_run else "removed", [asdict(swept)])
+    return 0
+
+
 def user_add(screen: Screen, registry: Registry, name: str, roles: list[str]) -> int:
     return _tell(screen, name, registry.users.add(name, roles))
 
@@ -120,6 +129,7 @@ _VERBS: Mapping[str, Callable[..., int]] = {
     "rollback": rollback,
     "audit": audit,
     "policy": policy,
+    "janitor": janitor,
     "user_add": user_add,
     "user_token": user_token,
     "user_grant": user_grant,
@@ -127,6 +137,16 @@ _VERBS: Mapping[str, Callable[..., int]] = {
     "user_disable": user_disable,
     "user_list": user_list,
 }
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _duration(text: str) -> timedelta:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS:
+        raise ConfigError(f"--grace {text} is no duration; write a whole number and s, m, h or d, as in 7d")
+    return timedelta(**{_UNITS[unit]: int(number)})
 
 
 def _tell(screen: Screen, name: str, token: str) -> int:
