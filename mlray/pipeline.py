@@ -22,6 +22,7 @@ from mlray.recipe import Recipe
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.config import Config
+from mlray.training.config import TrainerConfig
 from mlray.verify import LogVerification, Verification
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 RESULT_FILE = "result.json"
 """In a run's folder, beside what the training keeps there: the finished run."""
-
-_NOT_THE_RESULT = ("storage", "run", "max_failures", "cpus_per_worker")
 
 
 def ingest_tables(recipe: Recipe, platform: Platform) -> dict[str, Ingested]:
@@ -61,13 +60,12 @@ def train_model(
     finished one is not trained again.
     """
     from mlray.training.launch import log_epoch, train  # torch takes seconds to import
-    from mlray.training.trainer import Trainer
 
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
-    plain = {k: v for k, v in Trainer.Config.from_json(settings).to_json().items() if k not in _NOT_THE_RESULT}
-    digest = hashlib.sha256(f"{json.dumps(plain, sort_keys=True)}{ts.fingerprint}".encode()).hexdigest()
-    config = Trainer.Config.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
+    outcome = json.dumps(TrainerConfig.from_json(settings).outcome(), sort_keys=True)
+    digest = hashlib.sha256(f"{outcome}{ts.fingerprint}".encode()).hexdigest()
+    config = TrainerConfig.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
         return read_run(path)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 TEST_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,8 +28,15 @@ from tests.redis_server import redis_cluster_url, redis_url  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def ray_cluster(ray_nodes: Any) -> str:
     """The address of a running cluster with 4 logical CPUs, joined by this process in namespace `mlray`."""
+    address: str = ray_nodes.address
+    return address
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Any]:
+    """The same cluster, as something that nodes can be added to."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -36,6 +44,6 @@ def ray_cluster() -> Iterator[str]:
             "no_monitor": True, "include_log_monitor": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, namespace="mlray", log_to_driver=False)
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()

@@ -1,9 +1,11 @@
-"""Where a run lives on disk. A directory appears whole or not at all, so a crash at any point loses one epoch at most.
+"""Where a run lives on disk. A directory appears whole or not at all, so a crash at any point loses what came after it.
 
-    <run>/run.json           what the run is of; a resume with other settings or data is refused
-    <run>/epochs/0003/       the latest epoch and the best one: the model's files, state.safetensors, state.json
-    <run>/model/             the best epoch's model, once the run has ended
-    <run>/workers.jsonl      one line per start of the workers: their process ids, the epoch they went on from
+    <run>/run.json                 what the run is of; a resume with other settings or data is refused
+    <run>/checkpoints/00000360/    by the number of steps: the latest, and the ends of the best epochs. The model's
+                                   files, state.safetensors (of the optimizer), state.json (all else)
+    <run>/model/                   the best epoch's model, once the run has ended
+    <run>/steps/                   a Delta table: loss, norm of the gradient, learning rate of each step
+    <run>/workers.jsonl            one line per start of the workers: their process ids, the step they went on from
 
 Ray Train's own checkpoints are not used: `report` returns before the controller has recorded one, and a crash in that
 gap makes every retry begin at the start. Here the rename *is* the record.
@@ -11,34 +13,69 @@ gap makes every retry begin at the start. Here the rename *is* the record.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlray.errors import ConfigError, CorruptArtifact
-from mlray.training.model import MODEL_FILES, Model, load_model, read_json, write_json
+from mlray.training.model import MODEL_FILES, Model, read_json, write_json
 
 History = tuple[dict[str, float], ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is: `epoch` epochs, and of the next one `batch` batches, whose rows have the summed `loss`.
+
+    step: batches of all epochs. history: the metrics of each epoch. With the seed of the configuration it says all that
+    is drawn at random from here on: every draw is a function of (seed, epoch, batch, rank).
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    history: History = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """All of a run at one step, on the CPU, apart from what trains on."""
+
+    progress: Progress
+    model: Model
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any] | None
+
+    def write(self, directory: Path) -> None:
+        """Into a directory that is there."""
+        self.model.save(directory)
+        tensors, others = split_state(self.optimizer["state"])
+        save_file(tensors, directory / "state.safetensors")
+        state = {"groups": self.optimizer["param_groups"], "state": others, "schedule": self.schedule}
+        write_json(directory / "state.json", {"progress": asdict(self.progress), **state})
+
+
 def commit(directory: Path, write: Callable[[Path], None]) -> None:
-    """Makes `directory` with what `write` puts into it: written aside, synced, renamed. An older one is replaced."""
+    """Makes `directory` with what `write` puts into it: written aside, synced, renamed. One that is there stays."""
     aside = directory.parent / f".{directory.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write(aside)
-    for path in (*aside.iterdir(), aside):
-        sync(path)
-    if directory.exists():
-        shutil.rmtree(directory)
-    aside.rename(directory)
-    sync(directory.parent)
+    try:
+        write(aside)
+        for path in (*aside.iterdir(), aside):
+            sync(path)
+        if not directory.exists():
+            aside.rename(directory)
+        sync(directory.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # also of a full disk, which is to have room again
 
 
 def sync(path: Path) -> None:
@@ -53,35 +90,46 @@ def sync(path: Path) -> None:
 class RunDirectory:
     path: Path
 
-    def epoch(self, number: int) -> Path:
-        return self.path / "epochs" / f"{number:04d}"
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:08d}"
 
     @property
     def model(self) -> Path:
         return self.path / "model"
 
-    def epochs(self) -> Iterator[int]:
-        """The epochs kept, ascending."""
-        found = (self.path / "epochs").glob("[0-9]*")
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps"
+
+    def checkpoints(self) -> Iterator[int]:
+        """The steps of the checkpoints kept, ascending."""
+        found = (self.path / "checkpoints").glob("[0-9]*")
         return iter(sorted(int(path.name) for path in found))
 
     def latest(self) -> int:
-        """The last epoch finished; 0 where none is."""
-        return max(self.epochs(), default=0)
+        """The step of the latest checkpoint; 0 where there is none."""
+        return max(self.checkpoints(), default=0)
+
+    def progress(self, step: int) -> Progress:
+        """That of the checkpoint of `step`; of 0, the beginning."""
+        if not step:
+            return Progress()
+        held = read_json(self.checkpoint(step) / "state.json")["progress"]
+        return Progress(**{**held, "history": tuple(held["history"])})
 
     def history(self) -> History:
-        """Metrics of every epoch up to the latest; may be called while the run goes on."""
-        while latest := self.latest():
+        """Metrics of every epoch up to the latest checkpoint; may be called while the run goes on."""
+        while True:
+            latest = self.latest()
             try:
-                return tuple(read_json(self.epoch(latest) / "state.json")["history"])
+                return self.progress(latest).history
             except FileNotFoundError:
                 if self.latest() == latest:  # else it was dropped for a newer one between the look and the read
                     raise
-        return ()
 
     def tidy(self) -> None:
         """Removes what a killed writer left; nobody may be writing."""
-        for aside in (self.path / "epochs").glob(".*"):
+        for aside in (self.path / "checkpoints").glob(".*"):
             shutil.rmtree(aside)
 
     def claim(self, identity: dict[str, Any]) -> None:
@@ -101,54 +149,79 @@ class RunDirectory:
                 "settings and training set, else choose another name with Trainer.Config(run=...)"
             )
 
-    def save(self, number: int, model: Model, optimizer: torch.optim.Optimizer, history: History) -> None:
-        """Commits epoch `number`, then drops all epochs but it and the best."""
+    def save(self, snapshot: Snapshot, best: set[int]) -> None:
+        """Commits the snapshot, then drops all older checkpoints but those of the steps `best`.
 
-        def write(aside: Path) -> None:
-            model.save(aside)
-            save_file(optimizer_tensors(optimizer), aside / "state.safetensors")
-            write_json(aside / "state.json", {"epoch": number, "history": history})
+        A worker that lost its controller and has not noticed does no harm: what it writes is what its successor would,
+        and it drops nothing newer.
+        """
+        step = snapshot.progress.step
+        commit(self.checkpoint(step), snapshot.write)
+        for other in self.checkpoints():
+            if other < step and other not in best:
+                shutil.rmtree(self.checkpoint(other))
 
-        commit(self.epoch(number), write)
-        kept = {number, best_epoch(history)}
-        for other in self.epochs():
-            if other not in kept:
-                shutil.rmtree(self.epoch(other))
-
-    def restore(self, number: int, optimizer: torch.optim.Optimizer) -> Model:
-        """The model of epoch `number`; `optimizer` is brought to its state of then."""
-        directory = self.epoch(number)
+    def restore(self, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+        """Brings all three to what they were at the checkpoint of `step`."""
+        directory = self.checkpoint(step)
         try:
-            load_optimizer(optimizer, load_file(directory / "state.safetensors"))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            state = read_json(directory / "state.json")
+            tensors = load_file(directory / "state.safetensors")
+            weights = load_file(directory / "model.safetensors")
+            load_weights(network, weights, directory)
+            optimizer.load_state_dict(joined_state(tensors, state["state"]) | {"param_groups": state["groups"]})
+            if schedule is not None:
+                schedule.load_state_dict(state["schedule"])
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise CorruptArtifact(f"{directory} cannot be resumed ({error!r}); remove it to go on before") from error
-        return load_model(directory)
 
-    def publish(self, number: int) -> None:
-        """Copies the model of epoch `number` to `model`, without what only a resume needs."""
+    def publish(self, step: int) -> None:
+        """Copies the model of the checkpoint to `model`, without what only a resume needs."""
+        held = self.checkpoint(step)
 
         def write(aside: Path) -> None:
             for name in MODEL_FILES:
-                shutil.copyfile(self.epoch(number) / name, aside / name)
+                shutil.copyfile(held / name, aside / name)
 
+        shutil.rmtree(self.model, ignore_errors=True)
         commit(self.model, write)
 
 
-def best_epoch(history: History) -> int:
-    """The first epoch of the highest validation AUC; 0 of none."""
-    best = max(history, key=lambda metrics: metrics["validation_auc"], default=None)
-    return int(best["epoch"]) if best else 0
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], directory: Path) -> None:
+    """CorruptArtifact where the weights are of another architecture."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    different = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    if different:
+        name = different[0]
+        raise CorruptArtifact(
+            f"{directory} is of another architecture: '{name}' is {found.get(name)} there and {wanted.get(name)} in "
+            f"this network ({len(different)} of {len(wanted)} differ); choose another name with Trainer.Config(run=...)"
+        )
+    network.load_state_dict(dict(weights))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its state by '<parameter number>.<name>'."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value.contiguous() for i, slots in state.items() for name, value in slots.items()}
+def best_epochs(history: History, metric: str, greater: bool, count: int = 1) -> list[dict[str, float]]:
+    """The `count` best epochs, the best first and of equals the earlier; a metric that is no number is the worst."""
+
+    def rank(epoch: dict[str, float]) -> tuple[bool, float, float]:
+        value = epoch[metric]
+        return value != value, -value if greater else value, epoch["epoch"]
+
+    return sorted(history, key=rank)[:count]
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+def split_state(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state by '<parameter number>.<name>': the tensors, and the rest."""
+    flat = {f"{number}.{name}": value for number, slots in state.items() for name, value in slots.items()}
+    tensors = {key: value.contiguous() for key, value in flat.items() if isinstance(value, Tensor)}
+    return tensors, {key: value for key, value in flat.items() if key not in tensors}
+
+
+def joined_state(tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What `split_state` took apart."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **others}.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return {"state": state}

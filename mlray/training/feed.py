@@ -5,28 +5,33 @@ is as good as shuffled. It is cut into windows of `shuffle_rows`; an epoch permu
 and cuts it into global batches. Rank r takes each world-th row of a batch, so a batch is the same for any world.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Encoded rows: (n, width) float32, (n, texts) int32, (n,) float32 labels."""
+    """Encoded rows: (n, width) float32, (n, texts) int32, (n,) float32 labels and factors on their losses."""
 
     numbers: NDArray[np.float32]
     codes: NDArray[np.int32]
     labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Rows":
-        return Rows(self.numbers[rows], self.codes[rows], self.labels[rows])
+        return Rows(self.numbers[rows], self.codes[rows], self.labels[rows], self.weights[rows])
 
     @staticmethod
     def concat(many: Sequence["Rows"]) -> "Rows":
@@ -36,6 +41,7 @@ class Rows:
             np.concatenate([rows.numbers for rows in many]),
             np.concatenate([rows.codes for rows in many]),
             np.concatenate([rows.labels for rows in many]),
+            np.concatenate([rows.weights for rows in many]),
         )
 
 
@@ -60,7 +66,7 @@ Stream = Callable[[], Iterator[Rows]]
 def content_hash(rows: Rows, time: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(n,) a 64-bit hash of each row's bytes and event time; equal rows get equal hashes."""
     state = mix(time.view(np.uint64))
-    for values in (rows.labels[:, np.newaxis], rows.numbers, rows.codes):
+    for values in (rows.labels[:, np.newaxis], rows.weights[:, np.newaxis], rows.numbers, rows.codes):
         bits = np.ascontiguousarray(values).view(np.uint32)
         for column in range(bits.shape[1]):
             state = mix(state ^ bits[:, column])
@@ -94,16 +100,33 @@ def windows(stream: Stream, size: int) -> Iterator[Rows]:
 
 
 def batches(
-    stream: Stream, *, size: int, shuffle_rows: int, seed: tuple[int, int], rank: int, world: int
+    stream: Stream, *, size: int, shuffle_rows: int, seed: tuple[int, int], rank: int, world: int, start: int = 0
 ) -> Iterator[Rows]:
-    """One epoch, the rows of this rank: global batches of `size`, the last one shorter (possibly empty here).
+    """One epoch from batch `start` on, the rows of this rank: global batches of `size`, the last one shorter (possibly
+    empty here).
 
     `shuffle_rows` must be a multiple of `size`; `seed` is (seed, epoch).
     """
+    per_window = shuffle_rows // size
     for number, window in enumerate(windows(stream, shuffle_rows)):
+        if start >= (number + 1) * per_window:
+            continue
         order = np.random.default_rng([*seed, number]).permutation(len(window))
-        for start in range(0, len(order), size):
-            yield window.take(order[start : start + size][rank::world])
+        for place in range(max(start - number * per_window, 0) * size, len(order), size):
+            yield window.take(order[place : place + size][rank::world])
+
+
+def ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The same items, `count` of them made in a thread before they are asked for."""
+    if not count:
+        yield from items
+        return
+    nothing_left: Any = object()
+    with ThreadPoolExecutor(1, "feed") as thread:
+        made = deque(thread.submit(next, items, nothing_left) for _ in range(count))
+        while (item := made.popleft().result()) is not nothing_left:
+            made.append(thread.submit(next, items, nothing_left))
+            yield item
 
 
 def share(stream: Stream, *, rank: int, world: int) -> Iterator[Rows]:

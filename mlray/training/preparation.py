@@ -17,7 +17,8 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mlray.errors import TrainingFailed
+from mlray.errors import ConfigError, TrainingFailed
+from mlray.training.config import PARTS, Split, TrainerConfig
 from mlray.training.feed import Part, Rows, content_hash
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.statistics import (
@@ -27,8 +28,8 @@ from mlray.training.statistics import (
     number_column,
     observe_categories,
     observe_labels,
+    observe_weights,
 )
-from mlray.training.trainer import PARTS, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,22 @@ Hashed = tuple[NDArray[np.uint64], Rows]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """What is read of the training set: `kinds` maps each feature of the model to 'number' or 'text'."""
+    """What is read of the training set: `kinds` maps each feature of the model to 'number' or 'text'; `weight` is a
+    factor on the loss of a row.
+    """
 
     kinds: Mapping[str, str]
     label: str
     timestamp: str
+    weight: str | None = None
 
     def names(self) -> list[str]:
-        return list(dict.fromkeys([*self.kinds, self.label, self.timestamp]))
+        """The columns that `assign_parts` reads."""
+        return list(dict.fromkeys([*self.data(), self.timestamp]))
+
+    def data(self) -> list[str]:
+        """Those that it passes on."""
+        return list(dict.fromkeys([*self.kinds, self.label, *([self.weight] if self.weight else [])]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +71,39 @@ class Prepared:
     unseen: dict[str, int]
 
 
-def prepare(dataset: Any, columns: Columns, config: Trainer.Config) -> Prepared:
+def prepare(dataset: Any, columns: Columns, config: TrainerConfig) -> Prepared:
     """Executes `dataset`, learns the preprocessing on the training part, and encodes all parts."""
-    bounds = [microseconds(until) for until in config.split]
     assigned = dataset.map_batches(
         assign_parts,
         batch_format="pyarrow",
         batch_size=None,
-        fn_kwargs={"columns": columns, "bounds": bounds},
+        fn_kwargs={"columns": columns, "split": config.split},
     )
     blocks = assigned.materialize().to_arrow_refs()
     seen = merge(ray.get([observe_task.remote(block, columns) for block in blocks]))
     check(seen, columns, config)
-    preprocessing = Preprocessing.learn(columns.kinds, seen, config.max_categories)
+    preprocessing = Preprocessing.learn(columns.kinds, seen, config.sampling.max_categories)
     rows = {part: seen.rows[number] for number, part in enumerate(PARTS)}
-    parts, unseen = encode(blocks, preprocessing, columns, rows)
+    factors = class_factors(config.sampling.class_weights, seen)
+    parts, unseen = encode(blocks, Encoding(preprocessing, columns, factors), rows)
     return Prepared(parts, preprocessing, seen, unseen)
 
 
-def assign_parts(table: pa.Table, columns: Columns, bounds: Sequence[int]) -> pa.Table:
+def assign_parts(table: pa.Table, columns: Columns, split: Split) -> pa.Table:
     """The columns needed, the time in microseconds, and the part: 0, 1, 2, or -1 outside (also without a time)."""
     time = table.column(columns.timestamp).cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64())
     known = time.fill_null(np.iinfo(np.int64).max).to_numpy()
-    part = np.searchsorted(bounds, known, side="right").astype(np.int8)
-    part[part == len(bounds)] = OUTSIDE
-    names = [*columns.kinds, columns.label]
-    return table.select(names).append_column(TIME, pa.array(known)).append_column(PART, pa.array(part))
+    part = pa.array(parts_of(known, split))
+    return table.select(columns.data()).append_column(TIME, pa.array(known)).append_column(PART, part)
+
+
+def parts_of(times: NDArray[np.int64], split: Split) -> NDArray[np.int8]:
+    """(n,) the part of each time in microseconds: 0, 1, 2, or -1 after the split and within an embargo."""
+    #                train       +embargo      validation     +embargo        test
+    #   training -----)  left out   [--- validation ---)  left out  [--- test ---)  left out
+    of_interval = np.array([0, OUTSIDE, 1, OUTSIDE, 2, OUTSIDE], np.int8)
+    bounds = [microseconds(until) for until in split.bounds()]
+    return of_interval[np.searchsorted(bounds, times, side="right")]
 
 
 def observe(table: pa.Table, columns: Columns) -> Statistics:
@@ -102,10 +118,12 @@ def observe(table: pa.Table, columns: Columns) -> Statistics:
             seen.numbers[name] = Moments.of(number_column(training.column(name)))
         else:
             seen.categories[name] = observe_categories(training.column(name))
+    if columns.weight:
+        seen.bad_weights, seen.positive_weights = observe_weights(training.column(columns.weight))
     return seen
 
 
-def check(seen: Statistics, columns: Columns, config: Trainer.Config) -> None:
+def check(seen: Statistics, columns: Columns, config: TrainerConfig) -> None:
     """Refuses labels and splits from which nothing can be learned or measured."""
     if seen.other_labels:
         raise TrainingFailed(
@@ -120,7 +138,7 @@ def check(seen: Statistics, columns: Columns, config: Trainer.Config) -> None:
     for number, part in enumerate(PARTS):
         if not seen.rows[number]:
             raise TrainingFailed(
-                f"split: no row lies in the {part} part ({', '.join(map(str, config.split))}); "
+                f"split: no row lies in the {part} part ({config.split}); "
                 f"'{columns.timestamp}' goes from {instant(seen.first)} to {instant(seen.last)}; move the split"
             )
         if seen.positives[number] in (0, seen.rows[number]):
@@ -129,20 +147,57 @@ def check(seen: Statistics, columns: Columns, config: Trainer.Config) -> None:
                 f"label '{columns.label}' is {value} in all {seen.rows[number]} rows of the {part} part; "
                 "there is nothing to tell apart: check the label or move the split"
             )
+    if seen.bad_weights or (columns.weight and not seen.positive_weights):
+        raise TrainingFailed(
+            f"weight '{columns.weight}' is negative, infinite or null in {seen.bad_weights} of {seen.rows[0]} training "
+            f"rows and above 0 in {seen.positive_weights}; a weight is a finite number of 0 or more"
+        )
     for name, moments in seen.numbers.items():
         if not moments.count:
             logger.warning("feature '%s' is null in every training row; the model learns nothing from it", name)
     if seen.rows[OUTSIDE]:
-        logger.warning("%d rows lie after the split or have no time; they are not used", seen.rows[OUTSIDE])
+        logger.warning(
+            "%d rows lie after the split, within its embargo or have no time; they are not used", seen.rows[OUTSIDE]
+        )
+
+
+def class_factors(weights: str | Mapping[str, float] | None, seen: Statistics) -> tuple[float, float]:
+    """The factors on the losses of labels 0 and 1."""
+    positives, rows = seen.positives[0], seen.rows[0]
+    if weights == "balanced":
+        return rows / (2 * (rows - positives)), rows / (2 * positives)
+    given = weights if isinstance(weights, Mapping) else {}
+    for label in given:
+        if label not in ("0", "1"):
+            raise ConfigError.unknown_key("training: class_weights", label, ("0", "1"))
+    return given.get("0", 1.0), given.get("1", 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a row of `assign_parts` becomes one of `Rows`; `factors` are on the losses of labels 0 and 1."""
+
+    preprocessing: Preprocessing
+    columns: Columns
+    factors: tuple[float, float] = (1.0, 1.0)
+
+    def rows(self, table: pa.Table) -> tuple[Rows, Counter[str]]:
+        """The encoded rows, and the unseen categories."""
+        encoded = self.preprocessing.encode(table)
+        labels = number_column(table.column(self.columns.label)).astype(np.float32)
+        weights = np.where(labels > 0, self.factors[1], self.factors[0])
+        if self.columns.weight:
+            weights = weights * number_column(table.column(self.columns.weight))
+        return Rows(encoded.numbers, encoded.codes, labels, weights.astype(np.float32)), encoded.unseen
 
 
 def encode(
-    blocks: Sequence[Any], preprocessing: Preprocessing, columns: Columns, rows: Mapping[str, int]
+    blocks: Sequence[Any], encoding: Encoding, rows: Mapping[str, int]
 ) -> tuple[dict[str, Part], dict[str, int]]:
     """The parts in their global order, and the unseen categories per part."""
     buckets = [-(-count // BLOCK_ROWS) for count in rows.values()]
     task: Any = scatter_task.options(num_returns=1 + sum(buckets))
-    scattered = [task.remote(block, preprocessing, columns.label, buckets) for block in blocks]
+    scattered = [task.remote(block, encoding, buckets) for block in blocks]
     found: list[list[Counter[str]]] = ray.get([returned[0] for returned in scattered])
     unseen = [sum(counts, Counter[str]()) for counts in zip(*found, strict=True)]
     ordered = [order_task.remote(*(returned[1 + bucket] for returned in scattered)) for bucket in range(sum(buckets))]
@@ -157,22 +212,19 @@ def encode(
     return parts, {part: counts.total() for part, counts in zip(PARTS, unseen, strict=True)}
 
 
-def scatter(
-    table: pa.Table, preprocessing: Preprocessing, label: str, buckets: Sequence[int]
-) -> tuple[list[Counter[str]], list[Hashed]]:
+def scatter(table: pa.Table, encoding: Encoding, buckets: Sequence[int]) -> tuple[list[Counter[str]], list[Hashed]]:
     """The encoded rows by (part, high bits of their hash), and the unseen categories per part."""
     unseen, scattered = [], []
     part = table.column(PART).to_numpy()
     for number, count in enumerate(buckets):
         mine = table.filter(pa.array(part == number))
-        encoded = preprocessing.encode(mine)
-        rows = Rows(encoded.numbers, encoded.codes, number_column(mine.column(label)).astype(np.float32))
+        rows, strange = encoding.rows(mine)
         keys = content_hash(rows, mine.column(TIME).to_numpy().astype(np.int64))
         bucket = ((keys >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
         for place in range(count):
             chosen = np.flatnonzero(bucket == place)
             scattered.append((keys[chosen], rows.take(chosen)))
-        unseen.append(encoded.unseen)
+        unseen.append(strange)
     return unseen, scattered
 
 
@@ -188,8 +240,8 @@ def observe_task(table: pa.Table, columns: Columns) -> Statistics:
 
 
 @ray.remote(num_cpus=1)
-def scatter_task(table: pa.Table, preprocessing: Preprocessing, label: str, buckets: Sequence[int]) -> tuple[Any, ...]:
-    unseen, scattered = scatter(table, preprocessing, label, buckets)
+def scatter_task(table: pa.Table, encoding: Encoding, buckets: Sequence[int]) -> tuple[Any, ...]:
+    unseen, scattered = scatter(table, encoding, buckets)
     return (unseen, *scattered)
 
 

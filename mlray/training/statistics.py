@@ -75,12 +75,17 @@ class Moments:
 
 @dataclass(slots=True)
 class Statistics:
-    """Of any set of rows: per part the rows and labels, and of the training part the moments and categories."""
+    """Of any set of rows: per part the rows and labels, and of the training part the moments, categories and weights.
+
+    bad_weights: negative, infinite or missing ones.
+    """
 
     rows: Counter[int] = field(default_factory=Counter)
     positives: Counter[int] = field(default_factory=Counter)
     missing_labels: Counter[int] = field(default_factory=Counter)
     other_labels: Counter[str] = field(default_factory=Counter)
+    bad_weights: int = 0
+    positive_weights: int = 0
     first: int | None = None
     last: int | None = None
     numbers: dict[str, Moments] = field(default_factory=dict)
@@ -100,6 +105,13 @@ def observe_labels(label: pa.ChunkedArray, part: NDArray[np.int8]) -> Statistics
     )
 
 
+def observe_weights(column: pa.ChunkedArray) -> tuple[int, int]:
+    """How many are negative, infinite or missing, and how many are usable and not 0."""
+    values = number_column(column)
+    usable = np.isfinite(values) & (values >= 0)
+    return int((~usable).sum()), int((usable & (values > 0)).sum())
+
+
 def observe_categories(column: pa.ChunkedArray) -> Counter[str]:
     """How often each text occurs; null is not one."""
     counts = pc.value_counts(text_column(column).drop_null())
@@ -114,6 +126,8 @@ def merge(many: Iterable[Statistics]) -> Statistics:
         whole.positives.update(one.positives)
         whole.missing_labels.update(one.missing_labels)
         whole.other_labels.update(one.other_labels)
+        whole.bad_weights += one.bad_weights
+        whole.positive_weights += one.positive_weights
         whole.first = min((t for t in (whole.first, one.first) if t is not None), default=None)
         whole.last = max((t for t in (whole.last, one.last) if t is not None), default=None)
         for name, moments in one.numbers.items():

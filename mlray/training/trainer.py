@@ -1,137 +1,48 @@
 """The training loop, as each worker runs it. `train` in launch.py starts the workers and gives them their data."""
 
-import logging
+import copy
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from deltalake.exceptions import DeltaError
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from mlray.errors import ConfigError, TimeError, TrainingFailed
-from mlray.training.checkpoint import History, RunDirectory, best_epoch
-from mlray.training.evaluate import evaluate
-from mlray.training.feed import Rows, Stream, batches, share
+from mlray.errors import ConfigError, TrainingFailed
+from mlray.training.checkpoint import Progress, RunDirectory, Snapshot, best_epochs
+from mlray.training.config import TrainerConfig
+from mlray.training.feed import Rows, Stream, ahead, batches, share
 from mlray.training.group import Group
-from mlray.training.model import Model, Signature, TabularMLP, load_model, probabilities, scoring
+from mlray.training.model import Model, Signature, TabularMLP, load_model
+from mlray.training.optimization import Gradients, advance, build_optimizer, build_schedule
 from mlray.training.preprocessing import Preprocessing
+from mlray.training.saver import Saver
+from mlray.training.step_log import Step, StepLog
+from mlray.training.task import Binary
 
-logger = logging.getLogger(__name__)
-
-PARTS = ("train", "validation", "test")
-SETTINGS_OF_THE_MACHINE = ("storage", "run", "epochs", "patience", "max_failures", "cpus_per_worker")
+OF_ONE_EPOCH = ("epoch", "step", "seconds", "waited", "rows_per_second")
 
 
 class Trainer:
     """Trains one model on the rows of `streams`: part name -> a function that streams the part in its order.
 
     The same config, rows and world give the same weights to the bit on CPU, whatever was interrupted in between: every
-    random draw is a function of (seed, epoch, rank or window), and an epoch begins from a checkpoint or from the seed.
-    Without dropout, one worker and several agree but for the rounding of float32 sums.
+    random draw is a function of (seed, epoch, batch, rank), and a run goes on from a checkpoint or begins with the
+    seed. Without dropout, one worker and several agree but for the rounding of float32 sums.
     """
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
-    class Config:
-        """`split` = (train_until, validation_until, test_until): rows go by their event time, each end is exclusive.
-
-        storage         directory that every node sees; the run lies in `storage/<run>`
-        run             name; an interrupted or shorter run of that name is continued; None: a new one
-        patience        epochs without a better validation AUC before the run stops; None: never
-        batch_size      rows of one step, over all workers
-        shuffle_rows    rows permuted together, a multiple of batch_size; bounds a worker's memory
-        cpus_per_worker logical CPUs, fractions allowed
-        device          "cpu", "cuda", or "auto": cuda where the cluster has a GPU per worker
-        max_failures    lost workers survived before the run gives up
-        max_categories  of a text feature, the most frequent; the others count as unseen
-        ignore          features that the model does not read
-        min_auc         on the test rows; below it the run fails its gate 'evaluation', which the registry asks for
-        """
-
-        split: tuple[datetime, datetime, datetime]
-        storage: str
-        run: str | None = None
-        seed: int = 0
-        epochs: int = 10
-        patience: int | None = 3
-        batch_size: int = 1024
-        shuffle_rows: int = 262_144
-        learning_rate: float = 1e-3
-        weight_decay: float = 1e-5
-        hidden: tuple[int, ...] = (128, 64)
-        dropout: float = 0.1
-        max_categories: int = 10_000
-        ignore: tuple[str, ...] = ()
-        workers: int = 2
-        cpus_per_worker: float = 0.5
-        device: str = "auto"
-        max_failures: int = 3
-        min_auc: float = 0.5
-
-        def __post_init__(self) -> None:
-            check_split(self.split)
-            for name in ("epochs", "batch_size", "shuffle_rows", "max_categories", "workers"):
-                require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-            require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")
-            for name in ("seed", "max_failures", "weight_decay"):
-                require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-            for name in ("learning_rate", "cpus_per_worker"):
-                require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-            require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-            require(0 <= self.min_auc <= 1, "min_auc", self.min_auc, "in [0, 1]")
-            require(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "widths of at least 1")
-            require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "'auto', 'cpu' or 'cuda'")
-            require(
-                self.shuffle_rows % self.batch_size == 0,
-                "shuffle_rows",
-                self.shuffle_rows,
-                f"a multiple of batch_size, for example {-(-self.shuffle_rows // self.batch_size) * self.batch_size}",
-            )
-            require(
-                self.run is None or (Path(self.run).name == self.run and not self.run.startswith(".")),
-                "run",
-                self.run,
-                "a plain name, without '/' and without '.' in front",
-            )
-
-        def to_json(self) -> dict[str, Any]:
-            """Plain JSON values; `from_json` gives an equal configuration back."""
-            return asdict(self) | {
-                "split": [until.astimezone(UTC).isoformat() for until in self.split],
-                "hidden": list(self.hidden),
-                "ignore": list(self.ignore),
-            }
-
-        @classmethod
-        def from_json(cls, settings: Mapping[str, Any]) -> "Trainer.Config":
-            """Also for a table of a TOML file; dates may be datetimes or ISO texts."""
-            known = [field.name for field in fields(cls)]
-            for key in settings:
-                if key not in known:
-                    raise ConfigError.unknown_key("training", key, known)
-            for key in ("split", "storage"):
-                require(key in settings, key, "nothing", "given")
-            return cls(
-                **{
-                    **settings,
-                    "split": tuple(map(instant, settings["split"])),
-                    "hidden": tuple(settings.get("hidden", (128, 64))),
-                    "ignore": tuple(settings.get("ignore", ())),
-                }
-            )
-
-        def identity(self) -> dict[str, Any]:
-            """The settings that a resumed run must share."""
-            return {key: value for key, value in self.to_json().items() if key not in SETTINGS_OF_THE_MACHINE}
+    Config: TypeAlias = TrainerConfig
 
     def __init__(
         self,
-        config: Config,
+        config: TrainerConfig,
         preprocessing: Preprocessing,
         signature: Signature,
         streams: Mapping[str, Stream],
@@ -140,6 +51,7 @@ class Trainer:
         *,
         group: Group = Group(),  # noqa: B008 - immutable
         report: Callable[[dict[str, float]], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.preprocessing = preprocessing
@@ -149,150 +61,256 @@ class Trainer:
         self.directory = directory
         self.group = group
         self.report = report
+        self.clock = clock
+        self.task = Binary()
         torch.manual_seed(config.seed)
         architecture = TabularMLP.Config(
-            width=preprocessing.width, sizes=preprocessing.sizes, hidden=config.hidden, dropout=config.dropout
+            width=preprocessing.width,
+            sizes=preprocessing.sizes,
+            hidden=config.network.hidden,
+            dropout=config.network.dropout,
         )
         self.network = architecture.build().to(group.device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.epoch = 0
-        self.history: History = ()
+        self.forward = compiled(self.network, group.device) if config.precision.compile else self.network
+        self.gradients = Gradients(self.network.parameters())
+        self.optimizer = build_optimizer(config.optimizer, self.network.parameters())
+        self.schedule = build_schedule(config.schedule, self.optimizer)
+        self.progress = Progress()
+        self.saver = Saver()
+        self.log = StepLog(directory.steps)
+        self.unlogged: list[Step] = []
+        self.rows_done, self.waited = 0, 0.0
+        self.saved_at = self.began = self.epoch_began = clock()
 
     def train(self) -> dict[str, float]:
         """From the latest checkpoint to the last epoch; the metrics of the best one, and of its model on the test."""
-        self.resume()
-        while self.epoch < self.config.epochs and not self.is_over():
-            began = time.monotonic()
-            self.epoch += 1
-            metrics = {"epoch": self.epoch, "train_loss": self.train_epoch()}
-            metrics |= self.score(scoring(self.network, self.group.device), "validation")
-            seconds = time.monotonic() - began
-            metrics |= {"seconds": seconds, "rows_per_second": self.rows["train"] / seconds}
-            self.history = (*self.history, metrics)
-            self.checkpoint()
-            self.report(metrics)
-        return self.finish()
-
-    def train_epoch(self) -> float:
-        """One pass over the training part; the mean loss of its rows, as they were met."""
-        torch.manual_seed(derive(self.config.seed, self.epoch, self.group.rank))
-        self.network.train()
-        total = 0.0
-        for number, batch in enumerate(self.batches()):
-            loss = self.loss(batch)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            shared = self.average_gradients(loss)
-            if not np.isfinite(shared):
-                raise TrainingFailed(self.diverged(number, shared, batch))
-            self.optimizer.step()
-            total += shared
-        return total * self.config.batch_size / self.rows["train"]
-
-    def loss(self, batch: Rows) -> Tensor:
-        """This rank's part of the mean loss over `batch_size` rows; a short last batch weighs less in proportion."""
-        device = self.group.device
-        numbers = torch.from_numpy(batch.numbers).to(device)
-        codes = torch.from_numpy(batch.codes).to(device)
-        labels = torch.from_numpy(batch.labels).to(device)
-        logits = self.network(numbers, codes)
-        return binary_cross_entropy_with_logits(logits, labels, reduction="sum") / self.config.batch_size
-
-    def average_gradients(self, loss: Tensor) -> float:
-        """Sums gradients and loss over the ranks in one call; the sum of the losses.
-
-        DistributedDataParallel reorders its buckets after the first step, which a resumed run would take anew: with
-        more than two ranks that changes the order of the sums. One flat vector has one order.
-        """
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        flat = self.group.sum(torch.cat([loss.detach().reshape(1), parameters_to_vector(gradients)]))
-        vector_to_parameters(flat[1:], gradients)
-        return float(flat[0])
-
-    def batches(self) -> Any:
-        return batches(
-            self.streams["train"],
-            size=self.config.batch_size,
-            shuffle_rows=self.config.shuffle_rows,
-            seed=(self.config.seed, self.epoch),
-            rank=self.group.rank,
-            world=self.group.world,
-        )
-
-    def score(self, network: TabularMLP, part: str) -> dict[str, float]:
-        """Metrics over every row of the part: each rank scores its share, all see all scores."""
-        scores, labels = [np.zeros(0)], [np.zeros(0)]
-        for rows in share(self.streams[part], rank=self.group.rank, world=self.group.world):
-            scores.append(probabilities(network, rows.numbers, rows.codes))
-            labels.append(rows.labels.astype(np.float64))
-        mine = np.stack([np.concatenate(labels), np.concatenate(scores)])
-        every = self.group.gather(mine, self.rows[part])
-        return {f"{part}_{name}": value for name, value in evaluate(every[0], every[1]).items()}
-
-    def is_over(self) -> bool:
-        """Whether `patience` epochs went by without a better validation AUC."""
-        patience = self.config.patience
-        return patience is not None and self.epoch - best_epoch(self.history) >= patience
+        with self.saver:
+            self.resume()
+            while not self.is_over():
+                for batch in self.batches():
+                    self.step(batch)
+                    if self.is_due():
+                        self.save()
+                self.end_epoch()
+                self.save()
+                self.report(self.progress.history[-1])
+            return self.finish()
 
     def resume(self) -> None:
         """Goes on after the latest checkpoint, if there is one. Rank 0 says which it is."""
-        self.epoch = self.group.agree(self.directory.latest())
-        if self.epoch:
-            model = self.directory.restore(self.epoch, self.optimizer)
-            self.network.load_state_dict(model.network.state_dict())
-            self.history = self.directory.history()
-
-    def checkpoint(self) -> None:
-        """On disk, and known to be so by every rank, before anything else happens."""
+        step = self.group.agree(self.directory.latest())
+        if step:
+            self.directory.restore(step, self.network, self.optimizer, self.schedule)
+            self.progress = self.directory.progress(step)
         if self.group.rank == 0:
-            model = Model(self.network, self.preprocessing, self.signature)
-            self.directory.save(self.epoch, model, self.optimizer, self.history)
-        self.group.wait()
+            self.log.forget_after(step)
+        self.saved_at = self.began = self.epoch_began = self.clock()
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or `patience` of them went by without a better one."""
+        done, patience = self.progress.epoch, self.config.patience
+        worse = done - int(self.best(1)[0]["epoch"]) if done else 0
+        return done >= self.config.epochs or (patience is not None and worse >= patience)
+
+    def batches(self) -> Iterator[Rows]:
+        """What is left of this epoch, this rank's rows of each batch."""
+        sampling = self.config.sampling
+        drawn = batches(
+            self.streams["train"],
+            size=sampling.batch_size,
+            shuffle_rows=sampling.shuffle_rows,
+            seed=(self.config.seed, self.progress.epoch + 1),
+            rank=self.group.rank,
+            world=self.group.world,
+            start=self.progress.batch,
+        )
+        return ahead(drawn, sampling.prefetch)
+
+    def step(self, batch: Rows) -> None:
+        """One batch: its gradients, summed over the ranks, and the weights moved by them."""
+        asked, at = self.clock(), self.progress
+        torch.manual_seed(derive(self.config.seed, at.epoch + 1, at.batch, self.group.rank))
+        self.network.train()
+        self.gradients.clear()
+        for piece in pieces(batch, self.config.optimizer.accumulate):
+            self.gradients.add_loss(self.loss(piece))
+        loss, norm, troubled = self.gradients.share(self.group, self.saver.failed)
+        if troubled:
+            self.give_up()
+        if not np.isfinite(loss + norm):
+            raise TrainingFailed(self.diverged(loss, norm, batch))
+        self.gradients.clip(norm, self.config.optimizer.clip)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.step()
+        if self.config.schedule and self.config.schedule.per == "step":
+            advance(self.schedule, loss)
+        size = self.config.sampling.batch_size
+        rows = min(size, self.rows["train"] - at.batch * size)
+        self.progress = replace(at, batch=at.batch + 1, step=at.step + 1, loss=at.loss + loss * size)
+        began, self.began = self.began, self.clock()
+        times = (self.began - began, asked - began)
+        self.unlogged.append(Step(at.step + 1, at.epoch + 1, rows, loss * size / rows, norm, rate, *times))
+        self.rows_done, self.waited = self.rows_done + rows, self.waited + times[1]
+
+    def loss(self, batch: Rows) -> Tensor:
+        """These rows' part of the mean loss over `batch_size` rows; a short last batch weighs less in proportion."""
+        device = self.group.device
+        numbers, codes, labels, weights = (
+            torch.from_numpy(values).to(device) for values in (batch.numbers, batch.codes, batch.labels, batch.weights)
+        )
+        with self.autocast():
+            outputs = self.forward(numbers, codes)
+        losses = self.task.losses(outputs.float(), labels)
+        return (losses * weights).sum() / self.config.sampling.batch_size
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
+
+    def end_epoch(self) -> None:
+        """Scores the validation part and adds the epoch to the history."""
+        at, epoch = self.progress, self.progress.epoch + 1
+        metrics: dict[str, float] = {"epoch": epoch, "step": at.step, "train_loss": at.loss / self.rows["train"]}
+        metrics |= self.score(self.task.scorer(self.network, self.group.device), "validation")
+        if self.metric not in metrics:
+            known = [name.removeprefix("validation_") for name in metrics if name.startswith("validation_")]
+            raise ConfigError.unknown_key("training: checkpoint.metric", self.metric.removeprefix("validation_"), known)
+        if self.config.schedule and self.config.schedule.per == "epoch":
+            advance(self.schedule, metrics["train_loss"])
+        seconds = self.clock() - self.epoch_began
+        metrics |= {"seconds": seconds, "waited": self.waited, "rows_per_second": self.rows_done / seconds}
+        self.progress = Progress(epoch=epoch, step=at.step, history=(*at.history, metrics))
+        self.rows_done, self.waited = 0, 0.0
+        self.epoch_began = self.clock()
+
+    def score(self, scorer: Any, part: str) -> dict[str, float]:
+        """Metrics over every row of the part: each rank scores its share, all see all scores."""
+        scores, labels = [np.zeros(0)], [np.zeros(0)]
+        for rows in share(self.streams[part], rank=self.group.rank, world=self.group.world):
+            scores.append(self.task.scores(scorer, rows.numbers, rows.codes))
+            labels.append(rows.labels.astype(np.float64))
+        mine = np.stack([np.concatenate(labels), np.concatenate(scores)])
+        every = self.group.gather(mine, self.rows[part])
+        return {f"{part}_{name}": value for name, value in self.task.metrics(every[0], every[1]).items()}
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint is, within an epoch. Its end makes one anyway."""
+        every, at = self.config.checkpoint, self.progress
+        if self.group.rank or at.batch * self.config.sampling.batch_size >= self.rows["train"]:
+            return False
+        late = every.seconds is not None and self.clock() - self.saved_at >= every.seconds
+        return late or (every.steps is not None and at.step % every.steps == 0)
+
+    def save(self) -> None:
+        """Rank 0 sets a copy aside, which is written while the loop goes on."""
+        steps, self.unlogged = self.unlogged, []
+        if self.group.rank == 0:
+            snapshot, best = self.snapshot(), {int(epoch["step"]) for epoch in self.best(self.config.checkpoint.keep)}
+            self.saver.save(lambda: self.write(snapshot, best, steps))
+            self.saved_at = self.clock()
+        self.began = self.clock()
+
+    def write(self, snapshot: Snapshot, best: set[int], steps: list[Step]) -> None:
+        """The steps first: a resume drops those after its checkpoint, and would miss any before it."""
+        with self.to_disk(f"the checkpoint of step {snapshot.progress.step}"):
+            self.log.append(steps)
+            self.directory.save(snapshot, best)
+
+    @contextmanager
+    def to_disk(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError, DeltaError) as error:
+            free = shutil.disk_usage(self.directory.path).free / 1e9
+            raise TrainingFailed(
+                f"{what} cannot be written to {self.directory.path}: {error}; {free:.1f} GB are free there; the "
+                f"checkpoint of step {self.directory.latest()} is whole, and the run goes on from it when there is room"
+            ) from error
+
+    def snapshot(self) -> Snapshot:
+        """A copy that the next step does not change."""
+        return Snapshot(
+            progress=self.progress,
+            model=Model(copy.deepcopy(self.network).cpu(), self.preprocessing, self.signature),
+            optimizer=copied(self.optimizer.state_dict()),
+            schedule=None if self.schedule is None else copied(self.schedule.state_dict()),
+        )
+
+    def give_up(self) -> None:
+        """Every rank learns of it in the same step: none waits for another that has left."""
+        self.saver.wait()
+        raise TrainingFailed("rank 0 cannot write its checkpoint")
+
+    def settle(self) -> None:
+        """Until what was to be written is on the disk."""
+        if self.group.agree(int(not self.saver.settled())):
+            self.give_up()
 
     def finish(self) -> dict[str, float]:
-        best = best_epoch(self.history)
-        network = load_model(self.directory.epoch(best)).network.to(self.group.device)
-        metrics = self.history[best - 1] | self.score(network, "test")
+        """Scores the best epoch's model on the test part and publishes it."""
+        self.settle()
+        best = self.best(1)[0]
+        model = load_model(self.directory.checkpoint(int(best["step"])))
+        metrics = best | self.score(self.task.scorer(model.network, self.group.device), "test")
         if self.group.rank == 0:
-            self.directory.publish(best)
-        self.group.wait()
-        timing = ("epoch", "seconds", "rows_per_second")
-        kept = {name: value for name, value in metrics.items() if name not in timing}
-        return kept | {"best_epoch": best, "epochs": self.epoch}
+            self.saver.save(lambda: self.publish(int(best["step"])))
+        self.settle()
+        kept = {name: value for name, value in metrics.items() if name not in OF_ONE_EPOCH}
+        return kept | {"best_epoch": best["epoch"], "epochs": self.progress.epoch}
 
-    def diverged(self, number: int, loss: float, batch: Rows) -> str:
+    def publish(self, step: int) -> None:
+        with self.to_disk("the model"):
+            self.directory.publish(step)
+
+    @property
+    def metric(self) -> str:
+        """By which an epoch is the best, as the history names it."""
+        return f"validation_{self.config.checkpoint.metric or self.task.metric}"
+
+    def best(self, count: int) -> list[dict[str, float]]:
+        greater = self.task.greater(self.metric.removeprefix("validation_"))
+        return best_epochs(self.progress.history, self.metric, greater, count)
+
+    def diverged(self, loss: float, norm: float, batch: Rows) -> str:
+        at, rate = self.progress, self.optimizer.param_groups[0]["lr"]
+        what = f"the loss is {loss}" if not np.isfinite(loss) else f"the norm of the gradient is {norm}"
         largest = ""
         if batch.numbers.size:
             row, column = np.unravel_index(np.abs(batch.numbers).argmax(), batch.numbers.shape)
             name = self.preprocessing.column_names()[column]
             largest = f"; the largest scaled input is feature '{name}' = {batch.numbers[row, column]:g}"
         return (
-            f"the loss is {loss} in epoch {self.epoch}, batch {number} (rows {number * self.config.batch_size} and on)"
-            f"{largest}; every input is finite, so lower learning_rate (now {self.config.learning_rate:g}); "
-            f"the checkpoint of epoch {self.epoch - 1} is kept"
+            f"{what} in epoch {at.epoch + 1}, batch {at.batch} (rows {at.batch * self.config.sampling.batch_size} and "
+            f"on){largest}; every input is finite, so lower learning_rate (now {rate:g}) or set clip; "
+            f"the checkpoint of step {self.directory.latest()} is kept"
         )
+
+
+def pieces(batch: Rows, count: int) -> Iterator[Rows]:
+    """The batch in `count` runs of rows of about one length; empty ones are left out."""
+    ends = np.linspace(0, len(batch), count + 1).astype(int)
+    return (batch.take(slice(a, b)) for a, b in pairwise(ends) if a < b)
+
+
+def copied(state: Any) -> Any:
+    """A deep copy, its tensors on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def compiled(network: Any, device: torch.device) -> Any:
+    """The network through torch.compile; ConfigError where the CPU has no compiler for it."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ConfigError(
+            "training: compile needs a C++ compiler on each node (g++ or clang++); install one, or leave it"
+        )
+    return torch.compile(network, dynamic=True)
 
 
 def derive(*numbers: int) -> int:
     """A 63-bit seed that is a hash of the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def require(holds: bool, name: str, value: object, needed: str) -> None:
-    if not holds:
-        raise ConfigError(f"training: {name} is {value!r}; it must be {needed}")
-
-
-def check_split(split: tuple[datetime, ...]) -> None:
-    require(len(split) == 3, "split", split, "(train_until, validation_until, test_until)")
-    for until in split:
-        if until.tzinfo is None:
-            raise TimeError.naive("split", until)
-    require(split[0] < split[1] < split[2], "split", tuple(map(str, split)), "three ascending instants")
-
-
-def instant(value: datetime | str) -> datetime:
-    """The datetime itself, or one from its ISO text."""
-    return value if isinstance(value, datetime) else datetime.fromisoformat(value)

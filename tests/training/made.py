@@ -1,5 +1,6 @@
 """A made-up training set with signal in numbers, texts and what is missing, and a loop over it without Ray."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray.data
 
 from mlray.training.checkpoint import RunDirectory
+from mlray.training.config import PARTS, Split
 from mlray.training.feed import Rows
 from mlray.training.model import Signature
-from mlray.training.preparation import Columns, assign_parts, microseconds, observe, order, scatter
+from mlray.training.preparation import Columns, Encoding, assign_parts, class_factors, observe, order, scatter
 from mlray.training.preprocessing import Preprocessing, kind
-from mlray.training.trainer import PARTS, Trainer
+from mlray.training.trainer import Trainer
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-SPLIT = (START + timedelta(hours=60), START + timedelta(hours=80), START + timedelta(hours=100))
+SPLIT = Split(
+    train=START + timedelta(hours=60), validation=START + timedelta(hours=80), test=START + timedelta(hours=100)
+)
+EPOCHS = 10
 FEATURES = ["amount", "visits", "rate", "weekend", "country"]
 
 
@@ -40,27 +46,32 @@ def table(rows: int, seed: int = 0) -> pa.Table:
 
 
 def config(storage: Path, **settings: Any) -> Trainer.Config:
+    """Settings by their own names, as in a file, or by sections."""
     small = {"epochs": 3, "batch_size": 256, "shuffle_rows": 1024, "hidden": (32,), "learning_rate": 3e-3}
-    return Trainer.Config(**{"split": SPLIT, "storage": str(storage), **small, **settings})
+    return Trainer.Config.from_json({"split": SPLIT, "storage": str(storage), **small, **settings})
 
 
-def columns(data: pa.Table, features: list[str] = FEATURES) -> Columns:
+def columns(data: pa.Table, features: list[str] = FEATURES, weight: str | None = None) -> Columns:
     kinds = {name: kind(name, data.schema.field(name).type) for name in features}
-    return Columns(kinds=kinds, label="bought", timestamp="at")
+    return Columns(kinds=kinds, label="bought", timestamp="at", weight=weight)
 
 
-def parts(data: pa.Table, read: Columns) -> tuple[Preprocessing, dict[str, Rows]]:
+def parts(
+    data: pa.Table, read: Columns, class_weights: str | Mapping[str, float] | None = None
+) -> tuple[Preprocessing, dict[str, Rows]]:
     """What `prepare` makes, of one block and in this process."""
-    block = assign_parts(data, read, [microseconds(until) for until in SPLIT])
-    preprocessing = Preprocessing.learn(read.kinds, observe(block, read), max_categories=100)
-    _, scattered = scatter(block, preprocessing, read.label, [1, 1, 1])
+    block = assign_parts(data, read, SPLIT)
+    seen = observe(block, read)
+    preprocessing = Preprocessing.learn(read.kinds, seen, max_categories=100)
+    encoding = Encoding(preprocessing, read, class_factors(class_weights, seen))
+    _, scattered = scatter(block, encoding, [1, 1, 1])
     return preprocessing, {part: order(shard) for part, shard in zip(PARTS, scattered, strict=True)}
 
 
 def trainer(settings: Trainer.Config, data: pa.Table, **given: Any) -> Trainer:
     """The loop as one worker runs it alone, in `storage/run`."""
-    read = columns(data)
-    preprocessing, rows = parts(data, read)
+    read = columns(data, weight=settings.sampling.weight)
+    preprocessing, rows = parts(data, read, settings.sampling.class_weights)
     return Trainer(
         settings,
         preprocessing,
@@ -88,6 +99,18 @@ class MadeSet:
     service_definition: str = "{}"
 
 
+def in_blocks(data: pa.Table, blocks: int = 3, **given: Any) -> MadeSet:
+    """The table as a training set."""
+    size = -(-data.num_rows // blocks)
+    pieces = [data.slice(start, size) for start in range(0, data.num_rows, size)]
+    return MadeSet(dataset=ray.data.from_arrow(pieces), schema=data.schema, **given)
+
+
+def weights(run: Path) -> bytes:
+    """The model of a run that has ended."""
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
 def scores(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics without the clock's."""
-    return {name: value for name, value in metrics.items() if name not in ("seconds", "rows_per_second")}
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "waited", "rows_per_second")}

@@ -4,8 +4,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from mlray.training.feed import Rows, batches, content_hash, share, windows
-from mlray.training.preparation import assign_parts, microseconds, order, scatter
+from mlray.training.feed import Rows, ahead, batches, content_hash, share, windows
+from mlray.training.preparation import Encoding, assign_parts, order, scatter
 from tests.training.made import SPLIT, columns, parts, table
 
 
@@ -13,16 +13,18 @@ def numbered(count: int, block: int) -> list[Rows]:
     """Rows whose label is their place, in blocks."""
     places = np.arange(count, dtype=np.float32)
     return [
-        Rows(p[:, np.newaxis], np.zeros((len(p), 0), np.int32), p)
+        Rows(p[:, np.newaxis], np.zeros((len(p), 0), np.int32), p, np.ones_like(p))
         for p in (places[start : start + block] for start in range(0, count, block))
     ]
 
 
-def epoch(blocks: list[Rows], *, rank: int = 0, world: int = 1, seed: tuple[int, int] = (0, 1)) -> list[list[float]]:
+def epoch(
+    blocks: list[Rows], *, rank: int = 0, world: int = 1, seed: tuple[int, int] = (0, 1), start: int = 0
+) -> list[list[float]]:
     def stream() -> Iterator[Rows]:
         return iter(blocks)
 
-    drawn = batches(stream, size=4, shuffle_rows=8, seed=seed, rank=rank, world=world)
+    drawn = batches(stream, size=4, shuffle_rows=8, seed=seed, rank=rank, world=world, start=start)
     return [rows.labels.tolist() for rows in drawn]
 
 
@@ -47,6 +49,21 @@ def test_the_ranks_share_each_global_batch(world: int) -> None:
         assert sorted(batch) == sorted(chain(*(rank[number] for rank in ranks)))
 
 
+@pytest.mark.parametrize("start", range(7))
+def test_an_epoch_goes_on_from_any_batch(start: int) -> None:
+    assert epoch(numbered(21, 5), start=start) == epoch(numbered(21, 5))[start:]
+
+
+def test_what_is_made_ahead_is_the_same_and_raises_the_same() -> None:
+    def broken() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("broken")
+
+    assert list(ahead(iter(range(9)), 2)) == list(range(9))
+    with pytest.raises(ValueError, match="broken"):
+        list(ahead(broken(), 2))
+
+
 def test_another_epoch_or_seed_is_another_order() -> None:
     orders = [epoch(numbered(21, 5), seed=seed) for seed in ((0, 1), (0, 2), (1, 1))]
     assert orders[0] != orders[1] != orders[2] != orders[0]
@@ -64,11 +81,10 @@ def test_the_order_of_rows_is_that_of_their_content() -> None:
     data = table(500)
     read = columns(data)
     preprocessing, expected = parts(data, read)
-    bounds = [microseconds(until) for until in SPLIT]
 
     pieces = [data.slice(start, 100) for start in (400, 300, 200, 100, 0)]
-    blocks = [assign_parts(piece, read, bounds) for piece in pieces]
-    scattered = [scatter(block, preprocessing, read.label, [2, 1, 1])[1] for block in blocks]
+    blocks = [assign_parts(piece, read, SPLIT) for piece in pieces]
+    scattered = [scatter(block, Encoding(preprocessing, read), [2, 1, 1])[1] for block in blocks]
     train = Rows.concat([order(*(shards[bucket] for shards in scattered)) for bucket in (0, 1)])
 
     for name in ("numbers", "codes", "labels"):
@@ -76,10 +92,12 @@ def test_the_order_of_rows_is_that_of_their_content() -> None:
 
 
 def test_equal_rows_have_equal_hashes_and_a_change_anywhere_another() -> None:
-    rows = Rows(np.zeros((5, 2), np.float32), np.zeros((5, 1), np.int32), np.zeros(5, np.float32))
+    labels, weights = np.zeros(6, np.float32), np.ones(6, np.float32)
+    rows = Rows(np.zeros((6, 2), np.float32), np.zeros((6, 1), np.int32), labels, weights)
     rows.numbers[1, 1], rows.codes[2, 0], rows.labels[3] = 1.0, 1, 1.0
-    keys = content_hash(rows, np.array([7, 7, 7, 7, 7]))
+    rows.weights[5] = 2.0
+    keys = content_hash(rows, np.array([7] * 6))
 
     assert keys[0] == keys[4]
-    assert len(set(keys.tolist())) == 4
-    assert content_hash(rows, np.array([8] * 5))[0] != keys[0]
+    assert len(set(keys.tolist())) == 5
+    assert content_hash(rows, np.array([8] * 6))[0] != keys[0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlray.training.preparation import assign_parts, microseconds, observe
+from mlray.training.preparation import assign_parts, observe
 from mlray.training.statistics import GRID, Moments, merge, squash
 from tests.training.made import SPLIT, columns, table
 
@@ -42,7 +42,7 @@ def test_a_number_that_does_not_vary_is_scaled_by_one() -> None:
 def test_statistics_do_not_depend_on_blocks() -> None:
     data = table(500)
     read = columns(data)
-    block = assign_parts(data, read, [microseconds(until) for until in SPLIT])
+    block = assign_parts(data, read, SPLIT)
 
     pieces = [observe(block.slice(start, 37), read) for start in range(0, 500, 37)]
 
@@ -54,7 +54,7 @@ def test_only_the_training_part_is_learned_from() -> None:
     read = columns(data)
     late = pa.concat_tables([data.slice(0, 300), data.slice(300).set_column(6, "country", pa.array(["XX"] * 200))])
 
-    seen = observe(assign_parts(late, read, [microseconds(until) for until in SPLIT]), read)
+    seen = observe(assign_parts(late, read, SPLIT), read)
 
     assert set(seen.categories["country"]) == {"DE", "FR", "PT"}
     assert seen.numbers["amount"] == Moments.of(data["amount"].to_numpy()[:300])

@@ -1,0 +1,367 @@
+"""What a training is told: frozen, nested by topic. A section may be given as its class or as a plain mapping.
+
+In a file, a setting whose name belongs to one section only may also stand in [training] itself: `workers = 2` is
+`resources = {workers = 2}`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mlray.errors import ConfigError, TimeError
+
+PARTS = ("train", "validation", "test")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Rows go by their event time: until `train` to training, until `validation` to validation, until `test` to test.
+
+    Each end is exclusive. A row within `embargo` after the end of training or of validation is left out, so that
+    what an outcome near a boundary tells is not on both sides of it.
+    """
+
+    train: datetime
+    validation: datetime
+    test: datetime
+    embargo: timedelta = timedelta(0)
+
+    def __post_init__(self) -> None:
+        for name in PARTS:
+            object.__setattr__(self, name, instant(getattr(self, name)))
+        object.__setattr__(self, "embargo", duration(self.embargo))
+        require(self.embargo >= timedelta(0), "embargo", str(self.embargo), "0 or more")
+        require(
+            self.train + self.embargo < self.validation and self.validation + self.embargo < self.test,
+            "split",
+            f"{self} with an embargo of {self.embargo}",
+            "three ascending instants, further apart than the embargo",
+        )
+
+    @classmethod
+    def of(cls, given: Any) -> "Split":
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Mapping):
+            made: Split = section(cls, given)
+            return made
+        ends = tuple(given)
+        require(len(ends) == 3, "split", ends, "{train, validation, test}, the end of each part")
+        return cls(train=ends[0], validation=ends[1], test=ends[2])
+
+    def bounds(self) -> tuple[datetime, ...]:
+        """Where the times go over into: left out, validation, left out, test, left out."""
+        return self.train, self.train + self.embargo, self.validation, self.validation + self.embargo, self.test
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, (self.train, self.validation, self.test)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """batch_size      rows of one step, over all workers
+    shuffle_rows    rows permuted together, a multiple of batch_size; bounds a worker's memory
+    prefetch        batches made ready ahead of the loop, in a thread; 0: none
+    class_weights   factor on the loss by label, or "balanced": rows / (classes * rows of the class)
+    weight          a column that is a further factor on a row's loss; no feature
+    ignore          features that the model does not read
+    max_categories  of a text feature, the most frequent; the others count as unseen
+    """
+
+    batch_size: int = 1024
+    shuffle_rows: int = 262_144
+    prefetch: int = 2
+    class_weights: str | Mapping[str, float] | None = None
+    weight: str | None = None
+    ignore: tuple[str, ...] = ()
+    max_categories: int = 10_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        for name in ("batch_size", "shuffle_rows", "max_categories"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.prefetch >= 0, "prefetch", self.prefetch, "0 or more")
+        multiple = -(-self.shuffle_rows // self.batch_size) * self.batch_size
+        needed = f"a multiple of batch_size, for example {multiple}"
+        require(self.shuffle_rows == multiple, "shuffle_rows", self.shuffle_rows, needed)
+        if isinstance(self.class_weights, Mapping):
+            factors = {label_text(label): float(factor) for label, factor in self.class_weights.items()}
+            require(all(f >= 0 for f in factors.values()), "class_weights", factors, "factors of 0 or more")
+            object.__setattr__(self, "class_weights", factors)
+        else:
+            known = self.class_weights in (None, "balanced")
+            require(known, "class_weights", self.class_weights, "None, 'balanced' or {label: factor}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """name           a class of torch.optim; `arguments` are passed to it besides the two below
+    clip           largest norm of the gradient of a step; None: as it is
+    accumulate     pieces in which a worker computes its share of a step; more need less memory
+    """
+
+    name: str = "AdamW"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    clip: float | None = None
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.clip is None or self.clip > 0, "clip", self.clip, "more than 0, or None")
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """name       a class of torch.optim.lr_scheduler; `arguments` are passed to it
+    per        "epoch" or "step": when it takes its next step
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    per: str = "epoch"
+
+    def __post_init__(self) -> None:
+        require(self.per in ("epoch", "step"), "per", self.per, "'epoch' or 'step'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Precision:
+    """dtype      "float32", or "bfloat16": autocast of the forward pass; weights, loss and gradients stay float32
+    compile    whether the network runs through torch.compile
+    """
+
+    dtype: str = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "'float32' or 'bfloat16'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpointing:
+    """One is written at the end of each epoch, and every `steps` steps and `seconds` seconds where these are given.
+
+    keep       how many of the best epochs stay, besides the latest checkpoint
+    metric     of the validation part, by which an epoch is the best; None: what the task goes by
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    keep: int = 1
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1, or None")
+        require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "more than 0, or None")
+        require(self.keep >= 1, "keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """workers          processes; (least, most): as many as the cluster has room for; 0: none, the loop runs here
+    cpus_per_worker  logical CPUs, fractions allowed
+    device           "cpu", "cuda", or "auto": cuda where the cluster has a GPU per worker
+    max_failures     lost workers survived before the run gives up
+    """
+
+    workers: int | tuple[int, int] = 2
+    cpus_per_worker: float = 0.5
+    device: str = "auto"
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.workers, int):
+            object.__setattr__(self, "workers", tuple(self.workers))
+            rising = len(self.workers) == 2 and 1 <= self.workers[0] <= self.workers[1]
+            require(rising, "workers", self.workers, "a number, or (least, most)")
+        require(self.least >= 0, "workers", self.workers, "0 or more")
+        require(self.cpus_per_worker > 0, "cpus_per_worker", self.cpus_per_worker, "more than 0")
+        require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "'auto', 'cpu' or 'cuda'")
+        require(self.max_failures >= 0, "max_failures", self.max_failures, "0 or more")
+
+    @property
+    def least(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """hidden: widths of the layers. dropout: share of their outputs that a training step leaves out."""
+
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        require(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "widths of at least 1")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gates:
+    """min_auc: on the test rows; below it the run fails its gate 'evaluation', which the registry asks for."""
+
+    min_auc: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.min_auc <= 1, "min_auc", self.min_auc, "in [0, 1]")
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "sampling": Sampling,
+    "network": Network,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "precision": Precision,
+    "checkpoint": Checkpointing,
+    "resources": Resources,
+    "gates": Gates,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """split     {"train": until, "validation": until, "test": until, "embargo": timedelta}; see Split
+    storage   directory that every node sees; the run lies in `storage/<run>`
+    run       name; an interrupted or shorter run of that name is continued; None: a new one
+    patience  epochs without a better validation metric before the run stops; None: never
+    """
+
+    split: Split
+    storage: str
+    run: str | None = None
+    seed: int = 0
+    epochs: int = 10
+    patience: int | None = 3
+    sampling: Sampling = field(default_factory=Sampling)
+    network: Network = field(default_factory=Network)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule | None = None
+    precision: Precision = field(default_factory=Precision)
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    resources: Resources = field(default_factory=Resources)
+    gates: Gates = field(default_factory=Gates)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "split", Split.of(self.split))
+        for name, kind in SECTIONS.items():
+            given = getattr(self, name)
+            if isinstance(given, Mapping):
+                object.__setattr__(self, name, section(kind, given))
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        plain = self.run is None or (Path(self.run).name == self.run and not self.run.startswith("."))
+        require(plain, "run", self.run, "a plain name, without '/' and without '.' in front")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` gives an equal configuration back."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> "TrainerConfig":
+        """Also from a table of a TOML file; instants may be datetimes or ISO texts, an embargo "36h" or seconds."""
+        for key in ("split", "storage"):
+            require(key in settings, key, None, "given")
+        made: TrainerConfig = section(cls, nested(settings))
+        return made
+
+    def outcome(self) -> dict[str, Any]:
+        """The settings on which it depends what comes out: all but where it is kept and what survives failures."""
+        found = self.to_json()
+        for name in ("storage", "run"):
+            del found[name]
+        for name in ("cpus_per_worker", "max_failures"):
+            del found["resources"][name]
+        for name in ("steps", "seconds", "keep"):
+            del found["checkpoint"][name]
+        del found["sampling"]["prefetch"]
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed run must share: also a longer or otherwise judged one is the same run."""
+        return {key: value for key, value in self.outcome().items() if key not in ("epochs", "patience", "gates")}
+
+
+def owners() -> dict[str, str]:
+    """The section of each setting whose name is of one section only and not of the configuration itself."""
+    names = [(f.name, name) for name, kind in SECTIONS.items() for f in fields(kind)]
+    often = Counter(setting for setting, _ in names)
+    own = {f.name for f in fields(TrainerConfig)}
+    return {setting: name for setting, name in names if often[setting] == 1 and setting not in own}
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that stand outside of their section, moved into it."""
+    known, found = owners(), dict(settings)
+    for key in [key for key in found if key in known]:
+        inside = dict(found.get(known[key], {}))
+        require(key not in inside, key, f"given in [training] and in its section '{known[key]}'", "given once")
+        found[known[key]] = inside | {key: found.pop(key)}
+    own = [f.name for f in fields(TrainerConfig)]
+    for key in found:
+        if key not in own:
+            raise ConfigError.unknown_key("training", key, [*own, *known])
+    return found
+
+
+def section(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    """`kind` of these settings; ConfigError for one that it does not have."""
+    known = [f.name for f in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise ConfigError.unknown_key(f"training: {kind.__name__.lower()}", key, known)
+    return kind(**given)
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: instants as ISO texts in UTC, durations in seconds, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def instant(value: datetime | str) -> datetime:
+    """The datetime itself, or one from its ISO text; TimeError without a time zone."""
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    if found.tzinfo is None:
+        raise TimeError.naive("split", found)
+    return found
+
+
+def duration(value: timedelta | float | str) -> timedelta:
+    """The timedelta itself, or one from a number of seconds or a text: "90s", "30m", "36h", "7d"."""
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float):
+        return timedelta(seconds=value)
+    number, unit = value[:-1], value[-1:]
+    require(number.isdigit() and unit in SECONDS, "embargo", value, "a text as '36h' or '7d', or seconds")
+    return timedelta(seconds=int(number) * SECONDS[unit])
+
+
+def label_text(label: Any) -> str:
+    """A label as a key: '1' for 1, 1.0, True and '1'."""
+    return label if isinstance(label, str) else f"{float(label):g}"
+
+
+def require(holds: bool, name: str, value: object, needed: str) -> None:
+    if not holds:
+        raise ConfigError(f"training: {name} is {value!r}; it must be {needed}")

@@ -1,0 +1,198 @@
+"""The workers of a run: whether there is room for them, the loop in each, and what follows when one is lost.
+
+The workers read the prepared blocks straight from the object store. Handing them over as Ray Train `datasets` would
+start one more actor, which cost 6 s of a 23 s start on two cores, for blocks that are already cut and ordered.
+"""
+
+import json
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayActorError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from mlray.errors import ConfigError, MlrayError, TrainingFailed
+from mlray.training.checkpoint import RunDirectory
+from mlray.training.config import Resources, TrainerConfig
+from mlray.training.feed import Part
+from mlray.training.group import Group
+from mlray.training.model import Signature
+from mlray.training.preprocessing import Preprocessing
+from mlray.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.5
+DATA_CPUS = 1
+"""What the tasks need that prepare the data, and make a block again that was lost with its node."""
+
+OnEpoch = Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What every worker is given."""
+
+    config: TrainerConfig
+    preprocessing: Preprocessing
+    signature: Signature
+    parts: dict[str, Part]
+    directory: RunDirectory
+
+    def trainer(self, group: Group) -> Trainer:
+        return Trainer(
+            self.config,
+            self.preprocessing,
+            self.signature,
+            {name: part.stream for name, part in self.parts.items()},
+            {name: part.rows for name, part in self.parts.items()},
+            self.directory,
+            group=group,
+        )
+
+
+def choose_gpu(resources: Resources, have: Mapping[str, float]) -> bool:
+    """Whether each worker gets a GPU; ConfigError where one is asked for and not there."""
+    gpus, workers = have.get("GPU", 0), resources.least
+    if resources.device == "cuda" and gpus < max(workers, 1):
+        raise ConfigError(
+            f"training: device='cuda' needs a GPU for each of {max(workers, 1)} workers and the cluster has {gpus:g}; "
+            "lower workers, or pass device='cpu'"
+        )
+    return resources.device != "cpu" and gpus >= max(resources.most, 1)
+
+
+def check_room(resources: Resources, have: Mapping[str, float]) -> None:
+    """The workers hold their CPUs throughout: where none is left for the data, both would wait for ever."""
+    workers, each, cpus = resources.least, resources.cpus_per_worker, have.get("CPU", 0)
+    if workers * each + DATA_CPUS <= cpus:
+        return
+    fitting = int((cpus - DATA_CPUS) / max(workers, 1) * 10) / 10
+    fewer = f"pass cpus_per_worker={fitting}, lower workers" if fitting > 0 else "pass workers=0"
+    raise ConfigError(
+        f"training: {workers} workers of {each:g} CPUs hold {workers * each:g}, their data needs {DATA_CPUS} beside "
+        f"them (a lost block is made again), and the cluster has {cpus:g}; {fewer}, or start Ray with more num_cpus"
+    )
+
+
+def fit(job: Job, gpu: bool, on_epoch: OnEpoch) -> dict[str, float]:
+    """Runs the loop to its end; the metrics that the workers agree on. `on_epoch`: see launch.py."""
+    with watched(job.directory, on_epoch):
+        found = here(job, gpu) if job.config.resources.most == 0 else on_cluster(job, gpu)
+    if isinstance(found, MlrayError):
+        raise found
+    return found
+
+
+def here(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
+    """The loop in this process, with one thread, as a worker has: the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run(job, Group(device=torch.device("cuda" if gpu else "cpu")))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def on_cluster(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
+    """The loop on Ray Train's workers. Where its controller is lost, its workers end with it and another begins."""
+    allowed, directory = job.config.resources.max_failures, job.directory
+    for _ in range(allowed + 1):
+        try:
+            result: Any = torch_trainer(job, gpu).fit()
+            found: dict[str, float] | MlrayError = result.return_value
+            return found
+        except RayActorError as error:
+            logger.warning("the controller of run '%s' was lost", directory.path.name)
+            reason: Exception = error
+        except ray.train.TrainingFailedError as error:
+            reason = error
+            break
+    name = directory.path.name
+    raise TrainingFailed(
+        f"the workers of run '{name}' were lost more than {allowed} times (max_failures), after step "
+        f"{directory.latest()}; Trainer.Config(run='{name}') goes on from there; the last reason: {reason}"
+    ) from reason
+
+
+def torch_trainer(job: Job, gpu: bool) -> TorchTrainer:
+    resources = job.config.resources
+    loop: Any = run_worker
+    workers: Any = resources.workers
+    return TorchTrainer(
+        loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"ray-{uuid.uuid4().hex[:8]}",
+            storage_path=str(job.directory.path),
+            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+
+
+def run_worker(settings: dict[str, Any]) -> dict[str, float] | MlrayError:
+    """The loop in one worker."""
+    context = ray.train.get_context()
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    if group.device.type == "cpu":
+        torch.set_num_threads(1)
+    return run(settings["job"], group)
+
+
+def run(job: Job, group: Group) -> dict[str, float] | MlrayError:
+    """The metrics, or the error where the same would fail again: Ray starts anew after what is raised."""
+    record_workers(job.directory, group)
+    try:
+        return job.trainer(group).train()
+    except MlrayError as error:
+        return error
+
+
+def record_workers(directory: RunDirectory, group: Group) -> None:
+    """One line of workers.jsonl; what an earlier, interrupted start left half-written goes."""
+    pids = group.gather(np.array([[float(os.getpid())]]), group.world)[0]
+    if group.rank == 0:
+        directory.tidy()
+        line = {"pids": [int(pid) for pid in pids], "device": str(group.device), "after_step": directory.latest()}
+        with (directory.path / "workers.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def watched(directory: RunDirectory, on_epoch: OnEpoch) -> Iterator[None]:
+    """Calls `on_epoch`, in a thread of its own, once for each epoch that is committed inside."""
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=(directory, on_epoch, over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def watch(directory: RunDirectory, on_epoch: OnEpoch, over: threading.Event) -> None:
+    told = len(directory.history())
+    while True:
+        last_look = over.wait(PROGRESS_SECONDS)
+        for metrics in directory.history()[told:]:
+            on_epoch(metrics)
+            told += 1
+        if last_look:
+            return
