@@ -5,7 +5,7 @@
                                    files, state.safetensors (of the optimizer), state.json (all else)
     <run>/model/                   the best epoch's model, once the run has ended
     <run>/steps/                   a Delta table: loss, norm of the gradient, learning rate of each step
-    <run>/workers.jsonl            one line per start of the workers: their process ids, the step they went on from
+    <run>/workers.jsonl            one line per start of the workers: when, their process ids, the step before
 
 Ray Train's own checkpoints are not used: `report` returns before the controller has recorded one, and a crash in that
 gap makes every retry begin at the start. Here the rename *is* the record.
@@ -100,6 +100,10 @@ class RunDirectory:
     @property
     def steps(self) -> Path:
         return self.path / "steps"
+
+    @property
+    def workers(self) -> Path:
+        return self.path / "workers.jsonl"
 
     def checkpoints(self) -> Iterator[int]:
         """The steps of the checkpoints kept, ascending."""

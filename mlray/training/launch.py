@@ -53,7 +53,7 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """A run whose data is ready; `started` is of time.monotonic()."""
+    """A run whose data is ready, after `seconds`; `started` is of time.monotonic()."""
 
     name: str
     columns: Columns
@@ -61,6 +61,7 @@ class Begun:
     signature: Signature
     directory: RunDirectory
     started: float
+    seconds: float
 
 
 def log_epoch(metrics: Mapping[str, float]) -> None:
@@ -90,7 +91,8 @@ def train(config: TrainerConfig, ts: TrainingData, *, on_epoch: OnEpoch = log_ep
         parts=begun.prepared.parts,
         directory=begun.directory,
     )
-    return finished(begun, config, ts, fit(job, gpu, on_epoch))
+    found = fit(job, gpu, on_epoch)
+    return finished(begun, config, ts, found | {"seconds_data": begun.seconds})
 
 
 def begin(config: TrainerConfig, ts: TrainingData) -> Begun:
@@ -100,13 +102,15 @@ def begin(config: TrainerConfig, ts: TrainingData) -> Begun:
     name = config.run or f"{ts.service}-{uuid.uuid4().hex[:8]}"
     directory = RunDirectory(Path(config.storage).absolute() / name)
     directory.claim({**config.identity(), "features": list(columns.kinds), "fingerprint": ts.fingerprint})
+    prepared = prepare(ts.dataset.select_columns(columns.names()), columns, config)
     return Begun(
         name=name,
         columns=columns,
-        prepared=prepare(ts.dataset.select_columns(columns.names()), columns, config),
+        prepared=prepared,
         signature=Signature(inputs={f: str(ts.schema.field(f).type) for f in columns.kinds}, label=columns.label),
         directory=directory,
         started=started,
+        seconds=time.monotonic() - started,
     )
 
 

@@ -9,7 +9,8 @@ class Run:
     """`checkpoint` is a directory of model files (see model.py); `history` has one entry per epoch.
 
     `metrics`: train_loss and validation_* of the best epoch, test_* of its model, rows_* per part, best_epoch, epochs,
-    unseen_* per part, seconds of the whole training.
+    unseen_* per part, seconds of the whole training, of these seconds_data until the rows were ready and seconds_start
+    from then until the workers were (where one was lost: the last ones).
     """
 
     id: str

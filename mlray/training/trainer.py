@@ -171,6 +171,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """Scores the validation part and adds the epoch to the history."""
         at, epoch = self.progress, self.progress.epoch + 1
+        passed = self.clock() - self.epoch_began
         metrics: dict[str, float] = {"epoch": epoch, "step": at.step, "train_loss": at.loss / self.rows["train"]}
         metrics |= self.score(self.task.scorer(self.network, self.group.device), "validation")
         if self.metric not in metrics:
@@ -178,8 +179,8 @@ class Trainer:
             raise ConfigError.unknown_key("training: checkpoint.metric", self.metric.removeprefix("validation_"), known)
         if self.config.schedule and self.config.schedule.per == "epoch":
             advance(self.schedule, metrics["train_loss"])
-        seconds = self.clock() - self.epoch_began
-        metrics |= {"seconds": seconds, "waited": self.waited, "rows_per_second": self.rows_done / seconds}
+        metrics |= {"waited": self.waited, "rows_per_second": self.rows_done / passed}
+        metrics["seconds"] = self.clock() - self.epoch_began
         self.progress = Progress(epoch=epoch, step=at.step, history=(*at.history, metrics))
         self.rows_done, self.waited = 0, 0.0
         self.epoch_began = self.clock()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,11 +88,12 @@ def check_room(resources: Resources, have: Mapping[str, float]) -> None:
 
 def fit(job: Job, gpu: bool, on_epoch: OnEpoch) -> dict[str, float]:
     """Runs the loop to its end; the metrics that the workers agree on. `on_epoch`: see launch.py."""
+    began = time.time()
     with watched(job.directory, on_epoch):
         found = here(job, gpu) if job.config.resources.most == 0 else on_cluster(job, gpu)
     if isinstance(found, MlrayError):
         raise found
-    return found
+    return found | {"seconds_start": starts(job.directory)[-1]["at"] - began}
 
 
 def here(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
@@ -169,9 +171,19 @@ def record_workers(directory: RunDirectory, group: Group) -> None:
     pids = group.gather(np.array([[float(os.getpid())]]), group.world)[0]
     if group.rank == 0:
         directory.tidy()
-        line = {"pids": [int(pid) for pid in pids], "device": str(group.device), "after_step": directory.latest()}
-        with (directory.path / "workers.jsonl").open("a", encoding="utf-8") as file:
+        line = {
+            "pids": [int(pid) for pid in pids],
+            "device": str(group.device),
+            "after_step": directory.latest(),
+            "at": time.time(),
+        }
+        with directory.workers.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def starts(directory: RunDirectory) -> list[dict[str, Any]]:
+    """What `record_workers` wrote, of every start of the run."""
+    return [json.loads(line) for line in directory.workers.read_text().splitlines()]
 
 
 @contextmanager
