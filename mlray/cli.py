@@ -83,9 +83,13 @@ def build(
 
 
 @app.command()
-def train(config: Config = _FLIGHTS, json: Json = False) -> None:
+def train(
+    data: Annotated[str | None, typer.Option(help="A training set that `build --out` wrote; none: build it.")] = None,
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
     """Build the training set and train on it; the run is kept for `register`."""
-    _run("train", config, json)
+    _run("train", config, json, data=data)
 
 
 @app.command()

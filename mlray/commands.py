@@ -96,9 +96,9 @@ def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, e
     return 0
 
 
-def train(screen: Screen, recipe: Recipe, platform: Platform) -> int:
+def train(screen: Screen, recipe: Recipe, platform: Platform, data: str | None) -> int:
     with screen.working("train") as note:
-        ts = pipeline.training_set(recipe, platform)
+        ts = WrittenSet.read(data) if data else pipeline.training_set(recipe, platform)
         run = pipeline.train_model(recipe, platform, ts, lambda epoch: note(epoch_text(epoch)))
     screen.show(
         f"run {run.id}", [{"metric": k, "value": v} for k, v in run.metrics.items()], {"checkpoint": run.checkpoint}

@@ -17,6 +17,7 @@ from mlray.ingest import Ingested
 from mlray.materialize import Materialized
 from mlray.offline import fingerprint
 from mlray.offline.training_set import TrainingSet
+from mlray.offline.written import WrittenSet
 from mlray.platform import Platform
 from mlray.recipe import Recipe
 from mlray.registry.client import Registry
@@ -54,7 +55,7 @@ def training_set(recipe: Recipe, platform: Platform, service: FeatureService | N
 
 
 def train_model(
-    recipe: Recipe, platform: Platform, ts: TrainingSet, on_epoch: Callable[[Any], None] | None = None
+    recipe: Recipe, platform: Platform, ts: TrainingSet | WrittenSet, on_epoch: Callable[[Any], None] | None = None
 ) -> "Run":
     """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on, and a
     finished one is not trained again.

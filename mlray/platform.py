@@ -33,6 +33,7 @@ from mlray.offline.layout import LaidOut, lay_out
 from mlray.offline.plan import Strategy
 from mlray.offline.spine import in_memory
 from mlray.offline.training_set import TrainingSet
+from mlray.offline.written import WrittenSet
 from mlray.online.retrieval import Reader, Vectors
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
@@ -310,11 +311,15 @@ class Platform:
         known = self.registry.get(version) if isinstance(version, str) else version
         return reproduce(known, self.settings.lake)
 
-    def train(self, config: "Trainer.Config", ts: TrainingSet) -> "Run":
-        """Trains on the training set with Ray Train; see `mlray.training`."""
+    def train(self, config: "Trainer.Config", ts: TrainingSet | WrittenSet | str | Path) -> "Run":
+        """Trains on the training set with Ray Train; see `mlray.training`. A path, under the lake where it is relative,
+        is of one that `write_delta` wrote: nothing is computed again.
+        """
         from mlray.training.launch import train  # torch takes seconds to import and only this verb needs it
 
         self.join_ray()
+        if isinstance(ts, str | Path):
+            ts = WrittenSet.read(delta.resolve(self.settings.lake, str(ts)))
         return train(config, ts)
 
     def serve(self, *models: str, **settings: Any) -> "Running":

@@ -23,6 +23,7 @@ from mlray.offline.plan import Strategy, explained, plan
 from mlray.offline.spine import ROW, Spine, check, in_schema, spine_of
 from mlray.offline.spine_store import keep
 from mlray.offline.write import BuildProgress, write
+from mlray.offline.written import description
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +133,7 @@ class TrainingSet:
         A write that was killed goes on where it stopped when the same training set is written to the same path.
         Conflict where there is a table already.
         """
-        write(self.join, str(path), self.schema, self.fingerprint, progress)
+        write(self.join, str(path), self.schema, self.fingerprint, description(self), progress)
         return self.count()
 
 

@@ -73,10 +73,13 @@ def write(
     path: str,
     schema: pa.Schema,
     fingerprint: str,
+    description: str,
     progress: Callable[[BuildProgress], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Writes the join's rows as a new Delta table at `path`. Conflict where there is a table already."""
+    """Writes the join's rows as a new Delta table at `path`, of this description. Conflict where there is a table
+    already.
+    """
     path = located(path)
     if delta.exists(path):
         raise _taken(path)
@@ -94,7 +97,7 @@ def write(
             progress(BuildProgress(len(done), len(join.parts), rows, clock() - started, resumed))
         if set(map(target.file, done)) - _files(path).keys():
             raise Conflict(f"files of the training set at {path} are gone; another process that wrote it, too, failed")
-        commit_new(path, stored, [done[part.index] for part in join.parts])
+        commit_new(path, stored, [done[part.index] for part in join.parts], description=description)
     except MlrayError as error:  # it would fail again; what was cut off from outside may go on
         _forget_build(target)
         if delta.exists(path):

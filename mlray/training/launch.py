@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
 import ray
 
 from mlray.errors import DefinitionError, SchemaError
+from mlray.offline.written import Told
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.provenance import capture
 from mlray.training import optimization
@@ -26,29 +26,11 @@ from mlray.training.workers import Job, OnEpoch, check_room, choose_gpu, fit
 logger = logging.getLogger(__name__)
 
 
-class TrainingData(Protocol):
+class TrainingData(Told, Protocol):
     """What is read of a training set."""
 
     @property
     def dataset(self) -> Any: ...
-    @property
-    def schema(self) -> pa.Schema: ...
-    @property
-    def features(self) -> list[str]: ...
-    @property
-    def label(self) -> str | None: ...
-    @property
-    def timestamp(self) -> str: ...
-    @property
-    def sources(self) -> dict[str, int]: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def service(self) -> str: ...
-    @property
-    def service_hash(self) -> str: ...
-    @property
-    def service_definition(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

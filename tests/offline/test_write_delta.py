@@ -18,9 +18,10 @@ from deltalake import DeltaTable, write_deltalake
 from market import bits
 
 import mlray as ml
-from mlray.errors import Conflict
+from mlray.errors import Conflict, SchemaError
 from mlray.offline.parquet import commit_new, write_file
 from mlray.offline.training_set import TrainingSet
+from mlray.offline.written import WrittenSet
 
 PARTS = 8
 
@@ -248,3 +249,22 @@ def test_what_is_cached_is_written_without_computing_it_again(size: int, ray_clu
     shutil.rmtree(tmp_path / "lake")
     assert ts.write_delta(tmp_path / "table") == size
     assert sorted(DeltaTable(tmp_path / "table").to_pyarrow_table()["count_1d"].to_pylist()) == [1, 2][:size]
+
+
+def test_a_written_training_set_is_read_as_it_was_told(shop: Shop, tmp_path: Path) -> None:
+    ts = shop.platform.build_training_set(market.SERVICES["market"], "spine", label="id")
+    ts.write_delta(tmp_path / "set")
+
+    read = WrittenSet.read(tmp_path / "set")
+
+    assert read.schema.equals(ts.schema)
+    for name in ("features", "label", "timestamp", "sources", "fingerprint", "service_hash", "service_definition"):
+        assert getattr(read, name) == getattr(ts, name)
+    found = pa.concat_tables(read.dataset.iter_batches(batch_format="pyarrow", batch_size=None))
+    assert bits(found) == bits(ts.to_arrow())
+
+
+def test_a_table_that_is_no_training_set_is_refused(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "other", pa.table({"a": [1]}))
+    with pytest.raises(SchemaError, match="was not written by `write_delta`"):
+        WrittenSet.read(tmp_path / "other")
