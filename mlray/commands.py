@@ -18,6 +18,7 @@ from mlray.demo import run_demo
 from mlray.errors import ConfigError, SchemaError, TimeError
 from mlray.materialize import Materialized
 from mlray.offline.write import BuildProgress
+from mlray.offline.written import WrittenSet
 from mlray.platform import Platform, connect
 from mlray.recipe import Recipe
 from mlray.screen import Screen, Shown
@@ -99,7 +100,7 @@ def build(screen: Screen, recipe: Recipe, platform: Platform, out: str | None, e
 def train(screen: Screen, recipe: Recipe, platform: Platform, data: str | None) -> int:
     with screen.working("train") as note:
         ts = WrittenSet.read(data) if data else pipeline.training_set(recipe, platform)
-        run = pipeline.train_model(recipe, platform, ts, lambda epoch: note(epoch_text(epoch)))
+        run = pipeline.train_model(recipe, platform, ts, on_status=lambda status: note(str(status)))
     screen.show(
         f"run {run.id}", [{"metric": k, "value": v} for k, v in run.metrics.items()], {"checkpoint": run.checkpoint}
     )
@@ -187,14 +188,6 @@ _VERBS: Mapping[str, Callable[..., int]] = {
     "serve": serve,
     "verify": verify,
 }
-
-
-def epoch_text(epoch: Mapping[str, float]) -> str:
-    """One epoch in one line."""
-    return (
-        f"epoch {epoch['epoch']:.0f}, loss {epoch['train_loss']:.4f}, validation AUC {epoch['validation_auc']:.4f}, "
-        f"{epoch['rows_per_second']:,.0f} rows/s"
-    )
 
 
 def _until_stopped() -> None:

@@ -55,12 +55,16 @@ def training_set(recipe: Recipe, platform: Platform, service: FeatureService | N
 
 
 def train_model(
-    recipe: Recipe, platform: Platform, ts: TrainingSet | WrittenSet, on_epoch: Callable[[Any], None] | None = None
+    recipe: Recipe,
+    platform: Platform,
+    ts: TrainingSet | WrittenSet,
+    on_epoch: Callable[[Any], None] | None = None,
+    on_status: Callable[[Any], None] | None = None,
 ) -> "Run":
     """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on, and a
     finished one is not trained again.
     """
-    from mlray.training.launch import log_epoch, train  # torch takes seconds to import
+    from mlray.training.launch import train  # torch takes seconds to import
 
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
@@ -70,7 +74,7 @@ def train_model(
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
         return read_run(path)
-    run = train(config, ts, on_epoch=on_epoch or log_epoch)
+    run = train(config, ts, on_epoch=on_epoch, on_status=on_status)
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(asdict(run)))
     aside.replace(path)

@@ -5,6 +5,7 @@
                                    files, state.safetensors (of the optimizer), state.json (all else)
     <run>/model/                   the best epoch's model, once the run has ended
     <run>/steps/                   a Delta table: loss, norm of the gradient, learning rate of each step
+    <run>/status.json              how far it is; see status.py
     <run>/workers.jsonl            one line per start of the workers: when, their process ids, the step before
 
 Ray Train's own checkpoints are not used: `report` returns before the controller has recorded one, and a crash in that
@@ -100,6 +101,10 @@ class RunDirectory:
     @property
     def steps(self) -> Path:
         return self.path / "steps"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
 
     @property
     def workers(self) -> Path:

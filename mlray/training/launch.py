@@ -1,6 +1,5 @@
 """Starts a training on the cluster and waits for its end: prepare the data, run the loop on Ray Train, make the Run."""
 
-import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
+from rich.console import Console
 
 from mlray.errors import DefinitionError, SchemaError
 from mlray.offline.written import Told
@@ -20,10 +20,9 @@ from mlray.training.config import TrainerConfig
 from mlray.training.model import Signature
 from mlray.training.preparation import Columns, Prepared, instant, prepare
 from mlray.training.preprocessing import kind
+from mlray.training.progress import OnEpoch, OnStatus, shown
 from mlray.training.run import Run
-from mlray.training.workers import Job, OnEpoch, check_room, choose_gpu, fit
-
-logger = logging.getLogger(__name__)
+from mlray.training.workers import Job, check_room, choose_gpu, fit
 
 
 class TrainingData(Told, Protocol):
@@ -46,34 +45,28 @@ class Begun:
     seconds: float
 
 
-def log_epoch(metrics: Mapping[str, float]) -> None:
-    logger.info(
-        "epoch %d: loss %.4f, validation AUC %.4f, %.0f rows/s",
-        metrics["epoch"],
-        metrics["train_loss"],
-        metrics["validation_auc"],
-        metrics["rows_per_second"],
-    )
-
-
-def train(config: TrainerConfig, ts: TrainingData, *, on_epoch: OnEpoch = log_epoch) -> Run:
+def train(
+    config: TrainerConfig, ts: TrainingData, *, on_epoch: OnEpoch | None = None, on_status: OnStatus | None = None
+) -> Run:
     """Trains on the training set and returns the best epoch's model and metrics.
 
-    `on_epoch` is called on the driver, in its own thread, with the metrics of each epoch once it is on the disk.
+    `on_epoch` is called on the driver, in its own thread, with the metrics of each epoch once it is on the disk;
+    `on_status` about twice a second. Without either, see `progress.shown`.
     """
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpu = choose_gpu(config.resources, cluster)
     check_room(config.resources, cluster)
     optimization.check(config.optimizer, config.schedule)
-    begun = begin(config, ts)
-    job = Job(
-        config=config,
-        preprocessing=begun.prepared.preprocessing,
-        signature=begun.signature,
-        parts=begun.prepared.parts,
-        directory=begun.directory,
-    )
-    found = fit(job, gpu, on_epoch)
+    with shown(None if on_epoch or on_status else Console(stderr=True)) as told:
+        begun = begin(config, ts)
+        job = Job(
+            config=config,
+            preprocessing=begun.prepared.preprocessing,
+            signature=begun.signature,
+            parts=begun.prepared.parts,
+            directory=begun.directory,
+        )
+        found = fit(job, gpu, on_epoch or told[0], on_status or told[1])
     return finished(begun, config, ts, found | {"seconds_data": begun.seconds})
 
 

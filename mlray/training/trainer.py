@@ -24,6 +24,7 @@ from mlray.training.model import Model, Signature, TabularMLP, load_model
 from mlray.training.optimization import Gradients, advance, build_optimizer, build_schedule
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.saver import Saver
+from mlray.training.status import EVERY_SECONDS, Status
 from mlray.training.step_log import Step, StepLog
 from mlray.training.task import Binary
 
@@ -80,7 +81,7 @@ class Trainer:
         self.log = StepLog(directory.steps)
         self.unlogged: list[Step] = []
         self.rows_done, self.waited = 0, 0.0
-        self.saved_at = self.began = self.epoch_began = clock()
+        self.saved_at = self.told_at = self.began = self.epoch_began = clock()
 
     def train(self) -> dict[str, float]:
         """From the latest checkpoint to the last epoch; the metrics of the best one, and of its model on the test."""
@@ -103,6 +104,7 @@ class Trainer:
             self.directory.restore(step, self.network, self.optimizer, self.schedule)
             self.progress = self.directory.progress(step)
         if self.group.rank == 0:
+            self.directory.path.mkdir(parents=True, exist_ok=True)
             self.log.forget_after(step)
         self.saved_at = self.began = self.epoch_began = self.clock()
 
@@ -151,6 +153,8 @@ class Trainer:
         times = (self.began - began, asked - began)
         self.unlogged.append(Step(at.step + 1, at.epoch + 1, rows, loss * size / rows, norm, rate, *times))
         self.rows_done, self.waited = self.rows_done + rows, self.waited + times[1]
+        if self.group.rank == 0 and self.began - self.told_at >= EVERY_SECONDS:
+            self.tell()
 
     def loss(self, batch: Rows) -> Tensor:
         """These rows' part of the mean loss over `batch_size` rows; a short last batch weighs less in proportion."""
@@ -184,6 +188,21 @@ class Trainer:
         self.progress = Progress(epoch=epoch, step=at.step, history=(*at.history, metrics))
         self.rows_done, self.waited = 0, 0.0
         self.epoch_began = self.clock()
+
+    def tell(self) -> None:
+        """How far this is, for those who watch."""
+        at, size, rows = self.progress, self.config.sampling.batch_size, self.rows["train"]
+        done, speed = min(at.batch * size, rows), self.rows_done / (self.began - self.epoch_began)
+        Status(
+            epoch=at.epoch + 1,
+            epochs=self.config.epochs,
+            batch=at.batch,
+            batches=-(-rows // size),
+            loss=at.loss / done,
+            rows_per_second=speed,
+            seconds_left=((self.config.epochs - at.epoch) * rows - done) / speed,
+        ).write(self.directory.status)
+        self.told_at = self.began
 
     def score(self, scorer: Any, part: str) -> dict[str, float]:
         """Metrics over every row of the part: each rank scores its share, all see all scores."""

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +29,14 @@ from mlray.training.feed import Part
 from mlray.training.group import Group
 from mlray.training.model import Signature
 from mlray.training.preprocessing import Preprocessing
+from mlray.training.progress import OnEpoch, OnStatus
+from mlray.training.status import EVERY_SECONDS, Status
 from mlray.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 0.5
 DATA_CPUS = 1
 """What the tasks need that prepare the data, and make a block again that was lost with its node."""
-
-OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +85,10 @@ def check_room(resources: Resources, have: Mapping[str, float]) -> None:
     )
 
 
-def fit(job: Job, gpu: bool, on_epoch: OnEpoch) -> dict[str, float]:
-    """Runs the loop to its end; the metrics that the workers agree on. `on_epoch`: see launch.py."""
+def fit(job: Job, gpu: bool, on_epoch: OnEpoch, on_status: OnStatus) -> dict[str, float]:
+    """Runs the loop to its end; the metrics that the workers agree on. For what is called meanwhile see launch.py."""
     began = time.time()
-    with watched(job.directory, on_epoch):
+    with watched(job.directory, on_epoch, on_status):
         found = here(job, gpu) if job.config.resources.most == 0 else on_cluster(job, gpu)
     if isinstance(found, MlrayError):
         raise found
@@ -187,10 +186,10 @@ def starts(directory: RunDirectory) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def watched(directory: RunDirectory, on_epoch: OnEpoch) -> Iterator[None]:
-    """Calls `on_epoch`, in a thread of its own, once for each epoch that is committed inside."""
+def watched(directory: RunDirectory, on_epoch: OnEpoch, on_status: OnStatus) -> Iterator[None]:
+    """Calls, in a thread of its own, `on_epoch` once for each epoch that is committed inside, `on_status` with news."""
     over = threading.Event()
-    watcher = threading.Thread(target=watch, args=(directory, on_epoch, over), daemon=True)
+    watcher = threading.Thread(target=watch, args=(directory, on_epoch, on_status, over), daemon=True)
     watcher.start()
     try:
         yield
@@ -199,10 +198,14 @@ def watched(directory: RunDirectory, on_epoch: OnEpoch) -> Iterator[None]:
         watcher.join()
 
 
-def watch(directory: RunDirectory, on_epoch: OnEpoch, over: threading.Event) -> None:
-    told = len(directory.history())
+def watch(directory: RunDirectory, on_epoch: OnEpoch, on_status: OnStatus, over: threading.Event) -> None:
+    told, heard = len(directory.history()), Status.read(directory.status)
     while True:
-        last_look = over.wait(PROGRESS_SECONDS)
+        last_look = over.wait(EVERY_SECONDS)
+        status = Status.read(directory.status)
+        if status is not None and status != heard:
+            on_status(status)
+            heard = status
         for metrics in directory.history()[told:]:
             on_epoch(metrics)
             told += 1

@@ -252,7 +252,7 @@ def test_what_is_cached_is_written_without_computing_it_again(size: int, ray_clu
 
 
 def test_a_written_training_set_is_read_as_it_was_told(shop: Shop, tmp_path: Path) -> None:
-    ts = shop.platform.build_training_set(market.SERVICES["market"], "spine", label="id")
+    ts = shop.platform.build_training_set(market.SERVICES["market"], "spine", label="country")
     ts.write_delta(tmp_path / "set")
 
     read = WrittenSet.read(tmp_path / "set")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,12 +42,11 @@ def test_a_model_that_is_not_as_good_as_it_has_to_be_fails_its_gate(auc: float, 
     assert evaluation(auc, config(tmp_path, min_auc=0.7)).passed is passed
 
 
-def test_a_loop_in_this_process_learns_the_same_but_for_the_rounding(undisturbed: Run, storage: Path) -> None:
-    #  one and two workers meet the same batches; dropout draws by rank, so there is none here
-    run = train(config(storage, run="here", epochs=EPOCHS, patience=None, dropout=0.0, workers=0), in_blocks(DATA))
-    assert run.metrics["validation_auc"] == pytest.approx(undisturbed.metrics["validation_auc"], abs=1e-4)
-    assert run.metrics["test_log_loss"] == pytest.approx(undisturbed.metrics["test_log_loss"], abs=1e-4)
-    assert not list((storage / "here").glob("ray-*"))
+def test_without_workers_the_loop_runs_in_this_process(undisturbed: Run, storage: Path) -> None:
+    #  dropout draws by rank: one worker and two learn nearly the same (without it, see test_kills)
+    run = train(config(storage, run="here", epochs=EPOCHS, patience=None, workers=0), in_blocks(DATA))
+    assert json.loads((storage / "here" / "workers.jsonl").read_text())["pids"] == [os.getpid()]
+    assert run.metrics["test_auc"] == pytest.approx(undisturbed.metrics["test_auc"], abs=0.01)
 
 
 def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
