@@ -41,7 +41,7 @@ def ray_nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 4, "object_store_memory": 1 << 30, "include_dashboard": False,
-            "no_monitor": True, "include_log_monitor": False}
+            "no_monitor": True, "include_log_monitor": False, "_system_config": {"health_check_period_ms": 1000}}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, namespace="mlray", log_to_driver=False)
     yield cluster

@@ -45,14 +45,14 @@ def rank(number: int, run: Path) -> int:
 
 def controller(_: Path) -> int:
     """The process id of Ray Train's controller, of the cluster of this process."""
-    [found] = (pid for pid in family() if "TrainController" in read(f"/proc/{pid}/cmdline"))
+    [found] = (pid for pid in family(os.getpid()) if "TrainController" in read(f"/proc/{pid}/cmdline"))
     return found
 
 
-def family() -> list[int]:
-    """This process and its descendants."""
+def family(root: int) -> list[int]:
+    """A process and its descendants."""
     parents = {int(p.name): read(p / "stat").rpartition(")")[2].split() for p in Path("/proc").glob("[0-9]*")}
-    found = [os.getpid()]
+    found = [root]
     for parent in found:
         found += [pid for pid, stat in parents.items() if stat and int(stat[1]) == parent]
     return found
@@ -139,26 +139,41 @@ def test_kills_of_every_kind_and_other_blocks_change_no_bit(undisturbed: Run, st
     assert_same(run, undisturbed)
 
 
+@contextmanager
+def losing_a_node(run: Path, nodes: Any, count: int, after: int) -> Iterator[None]:
+    """With `count` nodes of 3 CPUs beside the head's 4: that of a worker is lost after a step."""
+    added = [nodes.add_node(num_cpus=3) for _ in range(count)]
+
+    def lose() -> None:
+        wait_for(lambda: within_a_step(run, after))
+        pids = {int(pid) for pid in starts(run)[-1]["pids"]}
+        [lost] = [node for node in added if pids & set(family(raylet_of(node)))]
+        added.remove(lost)
+        nodes.remove_node(lost, allow_graceful=False)
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    yield
+    loser.join()
+    for node in added:
+        nodes.remove_node(node)
+
+
+def raylet_of(node: Any) -> int:
+    [raylet] = node.all_processes["raylet"]
+    return int(raylet.process.pid)
+
+
 @pytest.mark.parametrize("seed", range(rounds(1, 20)))
 def test_a_node_that_is_lost_changes_no_bit(undisturbed: Run, storage: Path, ray_nodes: Any, seed: int) -> None:
     #  head       |--- rank 0 ---|           |--- rank 0 ---|      4 CPUs: room for one worker of 2.5
     #  a node     |--- rank 1 ---X
-    #  another                       |------ rank 1 --------|
+    #  another                               |--- rank 1 ---|
     name, after = f"node-{seed}", random.Random(seed).randrange(20, LAST_STEP - 100)
-    node = ray_nodes.add_node(num_cpus=3)
-    lost: list[Any] = [node]
-
-    def lose() -> None:
-        wait_for(lambda: within_a_step(storage / name, after))
-        ray_nodes.remove_node(node, allow_graceful=False)
-        lost.append(ray_nodes.add_node(num_cpus=3))
-
-    loser = threading.Thread(target=lose)
-    loser.start()
     settings = config(storage, run=name, epochs=EPOCHS, patience=None, steps=7, cpus_per_worker=2.5, max_failures=9)
-    run = train(settings, in_blocks(DATA))
-    loser.join()
-    ray_nodes.remove_node(lost[1])
+
+    with losing_a_node(storage / name, ray_nodes, count=2, after=after):
+        run = train(settings, in_blocks(DATA))
 
     assert len(starts(storage / name)) >= 2
     assert_same(run, undisturbed)
@@ -167,20 +182,14 @@ def test_a_node_that_is_lost_changes_no_bit(undisturbed: Run, storage: Path, ray
 def test_a_run_that_goes_on_with_fewer_workers_agrees_but_for_the_rounding(storage: Path, ray_nodes: Any) -> None:
     #  head       |--- rank 0 ---|    |--- rank 0, alone ---|
     #  a node     |--- rank 1 ---X
-    node = ray_nodes.add_node(num_cpus=3)
     plain = {"epochs": EPOCHS, "patience": None, "dropout": 0.0}
     whole = train(config(storage, run="whole", workers=0, **plain), in_blocks(DATA))
-
-    def lose() -> None:
-        wait_for(lambda: within_a_step(storage / "fewer", 100))
-        ray_nodes.remove_node(node, allow_graceful=False)
-
-    loser = threading.Thread(target=lose)
-    loser.start()
     elastic = {"workers": (1, 2), "cpus_per_worker": 2.5, "max_failures": 9, "steps": 7}
-    run = train(config(storage, run="fewer", **plain, **elastic), in_blocks(DATA))
-    loser.join()
 
-    assert [len(start["pids"]) for start in starts(storage / "fewer")][::len(starts(storage / "fewer")) - 1] == [2, 1]
+    with losing_a_node(storage / "fewer", ray_nodes, count=1, after=200):
+        run = train(config(storage, run="fewer", **plain, **elastic), in_blocks(DATA))
+
+    worlds = [len(start["pids"]) for start in starts(storage / "fewer")]
+    assert (worlds[0], worlds[-1]) == (2, 1)
     for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
         assert run.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-4)
