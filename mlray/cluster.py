@@ -13,7 +13,10 @@ NAMESPACE = "mlray"
 # restarts Python processes at every shuffle (10,000 rows: 6-9 s instead of 0.5 s).
 _LOCAL_ENVIRONMENT = {
     "RAY_num_workers_soft_limit": "10",
+    # The start and the end of a training each wait for the controller's next look, which is every 2 s otherwise.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the 30 s that Ray waits
     # A worker that waits for its next task gives back what it freed: 40 MB less in each of a dozen processes.
     "MALLOC_ARENA_MAX": "2",

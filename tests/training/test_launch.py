@@ -9,6 +9,9 @@ import pyarrow as pa
 import pytest
 
 from mlray.errors import ConfigError, DefinitionError, SchemaError, TrainingFailed
+from mlray.registry.artifacts import ArtifactStore
+from mlray.registry.client import Registry
+from mlray.retrain import retrain
 from mlray.training.config import Resources
 from mlray.training.launch import evaluation, train
 from mlray.training.model import load_model
@@ -47,6 +50,18 @@ def test_without_workers_the_loop_runs_in_this_process(undisturbed: Run, storage
     run = train(config(storage, run="here", epochs=EPOCHS, patience=None, workers=0), in_blocks(DATA))
     assert json.loads((storage / "here" / "workers.jsonl").read_text())["pids"] == [os.getpid()]
     assert run.metrics["test_auc"] == pytest.approx(undisturbed.metrics["test_auc"], abs=0.01)
+
+
+def test_a_version_trained_again_has_the_weights_that_were_registered(tmp_path: Path) -> None:
+    small = config(tmp_path, run="first", workers=0, class_weights="balanced", steps=5)
+    registry = Registry.connect(f"sqlite:///{tmp_path}/registry.db", f"{tmp_path}/artifacts", embedded=True)
+    version = registry.register("shop", train(small, in_blocks(DATA)))
+
+    again = retrain(version, in_blocks(DATA, blocks=5), ArtifactStore(f"{tmp_path}/artifacts"), tmp_path)
+    other = retrain(version, in_blocks(DATA.slice(0, 19_999)), ArtifactStore(f"{tmp_path}/artifacts"), tmp_path / "o")
+
+    assert (again.same, again.largest_difference) == (True, 0.0)
+    assert (other.same, other.largest_difference > 0) == (False, True)
 
 
 def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""A model version trained again, by its recorded configuration on its training set; what came out beside the record.
+
+On CPU, with the number of workers that it was trained with and the same versions of the packages, the weights are the
+same to the bit.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlray.errors import ConfigError
+from mlray.registry.artifacts import ArtifactStore
+from mlray.registry.model_version import ModelVersion
+from mlray.training.config import TrainerConfig
+from mlray.training.launch import TrainingData, train
+
+WEIGHTS = "model.safetensors"
+COMPARED = ("train_", "validation_", "test_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """metrics: name -> (recorded, now), of losses and scores. weights: the SHA-256 of their file."""
+
+    version: str
+    run: str
+    metrics: Mapping[str, tuple[float, float]]
+    weights: str
+    recorded_weights: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the weights are the recorded ones, to the bit."""
+        return self.weights == self.recorded_weights
+
+    @property
+    def largest_difference(self) -> float:
+        """Of any metric; NaN where both are NaN counts as none."""
+        return max((abs(a - b) for a, b in self.metrics.values() if a == a or b == b), default=0.0)
+
+
+def retrain(version: ModelVersion, ts: TrainingData, artifacts: ArtifactStore, storage: str | Path) -> Retrained:
+    """Needs Ray. The run lies in `storage`, under a name of the version's."""
+    weights = [file.sha256 for file in artifacts.manifest(version.digest).files if file.path == WEIGHTS]
+    if not weights:
+        raise ConfigError(f"{version.reference} has no {WEIGHTS}: it is not of this trainer")
+    settings = {**version.config, "storage": str(storage), "run": f"{version.name}-{version.version}-again"}
+    run = train(TrainerConfig.from_json(settings), ts)
+    names = [name for name in version.metrics if name.startswith(COMPARED) and name in run.metrics]
+    return Retrained(
+        version=version.reference,
+        run=run.id,
+        metrics={name: (version.metrics[name], run.metrics[name]) for name in names},
+        weights=hashlib.sha256(Path(run.checkpoint, WEIGHTS).read_bytes()).hexdigest(),
+        recorded_weights=weights[0],
+    )
