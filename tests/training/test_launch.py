@@ -58,7 +58,7 @@ def test_a_version_trained_again_has_the_weights_that_were_registered(tmp_path: 
     version = registry.register("shop", train(small, in_blocks(DATA)))
 
     again = retrain(version, in_blocks(DATA, blocks=5), ArtifactStore(f"{tmp_path}/artifacts"), tmp_path)
-    other = retrain(version, in_blocks(DATA.slice(0, 19_999)), ArtifactStore(f"{tmp_path}/artifacts"), tmp_path / "o")
+    other = retrain(version, in_blocks(DATA.slice(1)), ArtifactStore(f"{tmp_path}/artifacts"), tmp_path / "o")
 
     assert (again.same, again.largest_difference) == (True, 0.0)
     assert (other.same, other.largest_difference > 0) == (False, True)
