@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-THEMES = ("as_of", "windows", "taxi", "scaling", "ingest", "online")
+THEMES = ("as_of", "windows", "taxi", "scaling", "ingest", "online", "training")
 
 
 def main() -> int:

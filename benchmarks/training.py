@@ -4,6 +4,7 @@ same loop over rows already in memory and a plain DistributedDataParallel loop o
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,11 +21,11 @@ from benchmarks.training_peers import run as run_peer
 from mlray.training.launch import train
 
 FULL, SMALL = Training(Purchases(5_000_000, 1_000_000, 50_000)), Training(Purchases(200_000, 40_000, 2_000))
-DELTA, MEMORY = "mlray, from Delta", "the same loop, rows in memory"
-PEERS = {MEMORY: ("memory", 0), "DDP, DataLoader in the loop": ("ddp", 0), "DDP, DataLoader of a process": ("ddp", 1)}
+DELTA, MEMORY, DDP = "mlray, from Delta", "the same loop, rows in memory", "DDP, DataLoader in the loop"
+PEERS = {MEMORY: ("memory", 0), DDP: ("ddp", 0), "DDP, DataLoader of a process": ("ddp", 1)}
 
 
-def run(size: Training, options: Options) -> bool:
+def run(size: Training, options: Options, peers: Sequence[str] = tuple(PEERS), watch: bool = True) -> bool:
     """Measures, checks and writes up; whether every result is right."""
     report = Report("training", "G. Training: from Delta into two workers", command_line())
     lake = size.purchases.lake(options.data)
@@ -33,16 +34,19 @@ def run(size: Training, options: Options) -> bool:
     folder = emptied(options.data / "training")
     written = folder / "set"
     size.training_set(lake).write_delta(written)
-    ours, theirs = [], {who: [] for who in PEERS}  # type: ignore[var-annotated]
+    ours: list[dict[str, float]] = []
+    theirs: dict[str, list[dict[str, float]]] = {who: [] for who in peers}
     for number in range(options.rounds):
         ours.append(trained(size, lake, folder / "runs", f"delta-{number}"))
-        for who, (what, loaders) in PEERS.items():
+        for who in peers:
+            what, loaders = PEERS[who]
             config = size.config(folder / "runs", f"{what}-{loaders}-{number}")
             job = Job(what, str(written), str(folder / f"{what}-{loaders}-{number}"), config.to_json(), loaders)
             theirs[who].append(run_peer(job))
     tell(report, ours, theirs)
     report.verdicts([same_weights(folder / "runs", options.rounds)])
-    memory(report, size, options)
+    if watch:
+        memory(report, size, options)
     report.write(options.results)
     return report.right
 

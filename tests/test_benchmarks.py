@@ -7,11 +7,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from benchmarks import as_of, check, data, ingest, online, scaling, taxi, windows
+from benchmarks import as_of, check, data, ingest, online, scaling, taxi, training, windows
 from benchmarks.data import Purchases
 from benchmarks.measure import measured
 from benchmarks.online_data import Online, Truth
 from benchmarks.options import Options
+from benchmarks.training_data import Training
 
 TINY = Purchases(rows=4000, spine=400, users=200, files=3)
 
@@ -110,3 +111,12 @@ def test_what_a_process_holds_and_takes_is_measured() -> None:
     assert cost.cpu > 0
     assert cost.seconds > 0
     assert cost.total >= cost.process > 32 << 20
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_training_ends_with_the_weights_of_rows_in_memory_and_is_written_up(options: Options) -> None:
+    tiny = Training(Purchases(rows=4000, spine=1200, users=200, files=3), hidden=(16,), batch_size=64)
+    assert training.run(tiny, options, peers=(training.MEMORY, training.DDP), watch=False)
+    report = written(options, "training")
+    assert "| weights from Delta = weights of rows in memory, to the bit | 2 | 2 | 0 |" in report
+    assert "mlray, from Delta against DDP, DataLoader in the loop" in report

@@ -23,6 +23,7 @@ SPLIT = Split(
     train=START + timedelta(hours=60), validation=START + timedelta(hours=80), test=START + timedelta(hours=100)
 )
 EPOCHS = 10
+PLAIN: dict[str, Any] = {"epochs": EPOCHS, "patience": None, "keep": EPOCHS, "dropout": 0.0}
 TIMES = ("seconds", "seconds_data", "seconds_start", "waited", "rows_per_second")
 FEATURES = ["amount", "visits", "rate", "weekend", "country"]
 

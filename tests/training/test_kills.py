@@ -11,6 +11,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -26,7 +27,7 @@ from mlray.training.checkpoint import RunDirectory
 from mlray.training.launch import train
 from mlray.training.run import Run
 from tests.soak import rounds
-from tests.training.made import EPOCHS, config, in_blocks, scores, table, weights
+from tests.training.made import EPOCHS, PLAIN, config, in_blocks, scores, table, weights
 
 DATA = table(20_000)
 LAST_STEP = EPOCHS * 47  # 12,000 training rows in batches of 256
@@ -87,31 +88,57 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return True
 
 
-KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path], int]]] = {
-    "a worker within a step": (within_a_step, lambda run: rank(1, run)),
-    "the first worker within a write": (within_a_write, lambda run: rank(0, run)),
-    "the first worker after a write": (after_a_write, lambda run: rank(0, run)),
-    "the controller": (within_a_step, controller),
+def kill(victim: Callable[[Path], int]) -> Callable[[Path, Any], None]:
+    return lambda run, _: os.kill(victim(run), signal.SIGKILL)
+
+
+def lose_node(run: Path, nodes: Any) -> None:
+    """All processes of a node, with that of a worker among them; never the head."""
+    pids = set(map(int, starts(run)[-1]["pids"]))
+    [lost] = [node for node in nodes.worker_nodes if pids & set(family(raylet_of(node)))]
+    nodes.remove_node(lost, allow_graceful=False)
+
+
+def raylet_of(node: Any) -> int:
+    [raylet] = node.all_processes["raylet"]
+    return int(raylet.process.pid)
+
+
+KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]] = {
+    "a worker within a step": (within_a_step, kill(lambda run: rank(1, run))),
+    "the first worker within a write": (within_a_write, kill(lambda run: rank(0, run))),
+    "the first worker after a write": (after_a_write, kill(lambda run: rank(0, run))),
+    "the controller": (within_a_step, kill(controller)),
+    "a node": (within_a_step, lose_node),
 }
 
 
 @contextmanager
-def killing(run: Path, kills: list[str], steps: list[int]) -> Iterator[list[str]]:
+def killing(run: Path, nodes: Any, kills: list[str], steps: list[int]) -> Iterator[list[str]]:
     """In a thread of its own: one kill after the other, each after its step and in workers that are new."""
     done: list[str] = []
 
     def kill_all() -> None:
-        for number, (kill, after) in enumerate(zip(kills, steps, strict=True)):
-            is_time, victim = KILLS[kill]
+        for number, (name, after) in enumerate(zip(kills, steps, strict=True)):
+            is_time, deed = KILLS[name]
             wait_for(lambda n=number: len(starts(run)) > n)  # type: ignore[misc]
             wait_for(lambda t=is_time, a=after: t(run, a))  # type: ignore[misc]
-            os.kill(victim(run), signal.SIGKILL)
-            done.append(kill)
+            deed(run, nodes)
+            done.append(name)
 
     killer = threading.Thread(target=kill_all)
     killer.start()
     yield done
     killer.join()
+
+
+@pytest.fixture
+def nodes(ray_nodes: Any) -> Iterator[Any]:
+    """The head with 4 CPUs and two nodes with 3: each has room for one worker of 2.5, and one of them can be spared."""
+    added = [ray_nodes.add_node(num_cpus=3) for _ in range(2)]
+    yield ray_nodes
+    for node in set(added) & ray_nodes.worker_nodes:
+        ray_nodes.remove_node(node)
 
 
 def assert_same(run: Run, undisturbed: Run) -> None:
@@ -121,15 +148,17 @@ def assert_same(run: Run, undisturbed: Run) -> None:
 
 
 @pytest.mark.parametrize("seed", range(rounds(1, 20)))
-def test_kills_of_every_kind_and_other_blocks_change_no_bit(undisturbed: Run, storage: Path, seed: int) -> None:
+def test_kills_of_every_kind_and_other_blocks_change_no_bit(
+    undisturbed: Run, storage: Path, nodes: Any, seed: int
+) -> None:
     drawn = random.Random(seed)
     kills = drawn.sample(list(KILLS), len(KILLS))
     steps = sorted(drawn.sample(range(1, LAST_STEP - 100), len(kills)))
     backwards = DATA.take(np.arange(DATA.num_rows)[::-1])
     name = f"killed-{seed}"
+    settings = config(storage, run=name, cpus_per_worker=2.5, steps=7, max_failures=9, **PLAIN)
 
-    with killing(storage / name, kills, steps) as done:
-        settings = config(storage, run=name, epochs=EPOCHS, patience=None, steps=7, max_failures=9)
+    with killing(storage / name, nodes, kills, steps) as done:
         run = train(settings, in_blocks(backwards, blocks=11))
 
     assert done == kills
@@ -139,57 +168,18 @@ def test_kills_of_every_kind_and_other_blocks_change_no_bit(undisturbed: Run, st
     assert_same(run, undisturbed)
 
 
-@contextmanager
-def losing_a_node(run: Path, nodes: Any, count: int, after: int) -> Iterator[None]:
-    """With `count` nodes of 3 CPUs beside the head's 4: that of a worker is lost after a step."""
-    added = [nodes.add_node(num_cpus=3) for _ in range(count)]
+def test_a_run_that_goes_on_with_fewer_workers_agrees_but_for_the_rounding(undisturbed: Run, storage: Path) -> None:
+    #  two workers  |1---2---3|         what they left after the third epoch
+    #  this process           |4---...---10|
+    third = int(undisturbed.history[2]["step"])
+    left = RunDirectory(storage / "undisturbed").checkpoint(third)
+    shutil.copytree(left, RunDirectory(storage / "fewer").checkpoint(third))
 
-    def lose() -> None:
-        wait_for(lambda: within_a_step(run, after))
-        pids = {int(pid) for pid in starts(run)[-1]["pids"]}
-        [lost] = [node for node in added if pids & set(family(raylet_of(node)))]
-        added.remove(lost)
-        nodes.remove_node(lost, allow_graceful=False)
+    alone = train(config(storage, run="alone", workers=0, **PLAIN), in_blocks(DATA))
+    fewer = train(config(storage, run="fewer", workers=0, **PLAIN), in_blocks(DATA))
 
-    loser = threading.Thread(target=lose)
-    loser.start()
-    yield
-    loser.join()
-    for node in added:
-        nodes.remove_node(node)
-
-
-def raylet_of(node: Any) -> int:
-    [raylet] = node.all_processes["raylet"]
-    return int(raylet.process.pid)
-
-
-@pytest.mark.parametrize("seed", range(rounds(1, 20)))
-def test_a_node_that_is_lost_changes_no_bit(undisturbed: Run, storage: Path, ray_nodes: Any, seed: int) -> None:
-    #  head       |--- rank 0 ---|           |--- rank 0 ---|      4 CPUs: room for one worker of 2.5
-    #  a node     |--- rank 1 ---X
-    #  another                               |--- rank 1 ---|
-    name, after = f"node-{seed}", random.Random(seed).randrange(20, LAST_STEP - 100)
-    settings = config(storage, run=name, epochs=EPOCHS, patience=None, steps=7, cpus_per_worker=2.5, max_failures=9)
-
-    with losing_a_node(storage / name, ray_nodes, count=2, after=after):
-        run = train(settings, in_blocks(DATA))
-
-    assert len(starts(storage / name)) >= 2
-    assert_same(run, undisturbed)
-
-
-def test_a_run_that_goes_on_with_fewer_workers_agrees_but_for_the_rounding(storage: Path, ray_nodes: Any) -> None:
-    #  head       |--- rank 0 ---|    |--- rank 0, alone ---|
-    #  a node     |--- rank 1 ---X
-    plain = {"epochs": EPOCHS, "patience": None, "dropout": 0.0}
-    whole = train(config(storage, run="whole", workers=0, **plain), in_blocks(DATA))
-    elastic = {"workers": (1, 2), "cpus_per_worker": 2.5, "max_failures": 9, "steps": 7}
-
-    with losing_a_node(storage / "fewer", ray_nodes, count=1, after=200):
-        run = train(config(storage, run="fewer", **plain, **elastic), in_blocks(DATA))
-
-    worlds = [len(start["pids"]) for start in starts(storage / "fewer")]
-    assert (worlds[0], worlds[-1]) == (2, 1)
-    for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
-        assert run.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-4)
+    assert starts(storage / "fewer")[0]["after_step"] == third
+    for run in (alone, fewer):
+        assert weights(storage / run.id) != weights(storage / "undisturbed")
+        for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
+            assert run.metrics[name] == pytest.approx(undisturbed.metrics[name], abs=1e-4)

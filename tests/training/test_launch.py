@@ -17,7 +17,7 @@ from mlray.training.launch import evaluation, train
 from mlray.training.model import load_model
 from mlray.training.run import Run
 from mlray.training.workers import check_room, choose_gpu
-from tests.training.made import EPOCHS, FEATURES, config, in_blocks, table
+from tests.training.made import EPOCHS, FEATURES, PLAIN, config, in_blocks, table
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -45,11 +45,10 @@ def test_a_model_that_is_not_as_good_as_it_has_to_be_fails_its_gate(auc: float, 
     assert evaluation(auc, config(tmp_path, min_auc=0.7)).passed is passed
 
 
-def test_without_workers_the_loop_runs_in_this_process(undisturbed: Run, storage: Path) -> None:
-    #  dropout draws by rank: one worker and two learn nearly the same (without it, see test_kills)
-    run = train(config(storage, run="here", epochs=EPOCHS, patience=None, workers=0), in_blocks(DATA))
-    assert json.loads((storage / "here" / "workers.jsonl").read_text())["pids"] == [os.getpid()]
-    assert run.metrics["test_auc"] == pytest.approx(undisturbed.metrics["test_auc"], abs=0.01)
+def test_without_workers_the_loop_runs_in_this_process(tmp_path: Path) -> None:
+    run = train(config(tmp_path, run="here", workers=0), in_blocks(DATA))
+    assert json.loads((tmp_path / "here" / "workers.jsonl").read_text())["pids"] == [os.getpid()]
+    assert run.metrics["test_auc"] > 0.75
 
 
 def test_a_version_trained_again_has_the_weights_that_were_registered(tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undisturbed")
 def test_a_run_of_that_name_with_other_settings_is_refused(storage: Path) -> None:
     with pytest.raises(ConfigError, match="was begun with other seed"):
-        train(config(storage, run="undisturbed", seed=5), in_blocks(DATA))
+        train(config(storage, run="undisturbed", seed=5, **PLAIN), in_blocks(DATA))
 
 
 @pytest.mark.parametrize(("change", "message"), [
