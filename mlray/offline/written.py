@@ -44,6 +44,8 @@ class Told(Protocol):
     def service_hash(self) -> str: ...
     @property
     def service_definition(self) -> str: ...
+    @property
+    def recorded(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class WrittenSet:
     service: str
     service_hash: str
     service_definition: str
+    recorded: dict[str, Any]
 
     @classmethod
     def read(cls, path: str | Path) -> "WrittenSet":

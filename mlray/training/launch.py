@@ -11,6 +11,7 @@ import ray
 from rich.console import Console
 
 from mlray.errors import DefinitionError, SchemaError
+from mlray.offline.content import spelt
 from mlray.offline.written import Told
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.provenance import capture
@@ -106,7 +107,7 @@ def finished(begun: Begun, config: TrainerConfig, ts: TrainingData, metrics: Map
         features=tuple(columns.kinds),
         label=columns.label,
         config=config.to_json(),
-        provenance=capture(),
+        provenance=capture() | {"training_set": ts.recorded, "content": spelt([begun.prepared.statistics.content])},
         history=directory.history(),
     )
 

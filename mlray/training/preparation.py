@@ -18,6 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from mlray.errors import ConfigError, TrainingFailed
+from mlray.offline.fingerprint import unordered
 from mlray.training.config import PARTS, Split, TrainerConfig
 from mlray.training.feed import Part, Rows, content_hash
 from mlray.training.preprocessing import Preprocessing
@@ -110,6 +111,7 @@ def observe(table: pa.Table, columns: Columns) -> Statistics:
     """The statistics of one block of `assign_parts`."""
     part = table.column(PART).to_numpy()
     seen = observe_labels(table.column(columns.label), part)
+    seen.content = unordered(table.select([*columns.kinds, columns.label]))
     times = table.column(TIME).to_numpy()
     seen.first, seen.last = (int(times.min()), int(times.max())) if len(times) else (None, None)
     training = table.filter(pa.array(part == 0))

@@ -77,7 +77,7 @@ class Moments:
 class Statistics:
     """Of any set of rows: per part the rows and labels, and of the training part the moments, categories and weights.
 
-    bad_weights: negative, infinite or missing ones.
+    bad_weights: negative, infinite or missing ones. content: the digest of all rows, see offline/content.py.
     """
 
     rows: Counter[int] = field(default_factory=Counter)
@@ -86,6 +86,7 @@ class Statistics:
     other_labels: Counter[str] = field(default_factory=Counter)
     bad_weights: int = 0
     positive_weights: int = 0
+    content: tuple[int, int] = (0, 0)
     first: int | None = None
     last: int | None = None
     numbers: dict[str, Moments] = field(default_factory=dict)
@@ -128,6 +129,8 @@ def merge(many: Iterable[Statistics]) -> Statistics:
         whole.other_labels.update(one.other_labels)
         whole.bad_weights += one.bad_weights
         whole.positive_weights += one.positive_weights
+        first, second = ((a + b) % (1 << 64) for a, b in zip(whole.content, one.content, strict=True))
+        whole.content = (first, second)
         whole.first = min((t for t in (whole.first, one.first) if t is not None), default=None)
         whole.last = max((t for t in (whole.last, one.last) if t is not None), default=None)
         for name, moments in one.numbers.items():

@@ -258,7 +258,7 @@ def test_a_written_training_set_is_read_as_it_was_told(shop: Shop, tmp_path: Pat
     read = WrittenSet.read(tmp_path / "set")
 
     assert read.schema.equals(ts.schema)
-    for name in ("features", "label", "timestamp", "sources", "fingerprint", "service_hash", "service_definition"):
+    for name in ("features", "label", "timestamp", "sources", "fingerprint", "service_hash", "recorded"):
         assert getattr(read, name) == getattr(ts, name)
     found = pa.concat_tables(read.dataset.iter_batches(batch_format="pyarrow", batch_size=None))
     assert bits(found) == bits(ts.to_arrow())

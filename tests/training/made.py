@@ -99,6 +99,7 @@ class MadeSet:
     service: str = "shop"
     service_hash: str = "00ff"
     service_definition: str = "{}"
+    recorded: dict[str, Any] = field(default_factory=dict)
 
 
 def in_blocks(data: pa.Table, blocks: int = 3, **given: Any) -> MadeSet:

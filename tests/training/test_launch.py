@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mlray.errors import ConfigError, DefinitionError, SchemaError, TrainingFailed
+from mlray.offline.content import content_digest
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
 from mlray.retrain import retrain
@@ -33,6 +34,7 @@ def test_two_workers_learn_and_the_run_says_all_of_it(undisturbed: Run) -> None:
     assert (run.service, run.service_hash, run.sources, run.label) == ("shop", "00ff", {"shop": 4}, "bought")
     assert run.features == tuple(FEATURES)
     assert run.provenance["packages"]["torch"]
+    assert run.provenance["content"] == content_digest(in_blocks(DATA).dataset, [*FEATURES, "bought"])[0]
     assert json.loads(json.dumps(run.config))["epochs"] == EPOCHS
     assert load_model(run.checkpoint).predict(DATA.slice(16_000)).shape == (4000,)
     found = json.loads(Path(run.checkpoint, "gates.json").read_text())
