@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -124,8 +124,19 @@ class Forbidden(MlrayError, PermissionError):
 
 class NotApproved(MlrayError, PermissionError):
     """A stage or a protected alias asked for before its approvals and gates are complete; the message lists what is
-    missing.
+    missing. roles: whose approval, one entry per person; gates: that have no result, or a failed one.
     """
+
+    def __init__(self, message: str, *, roles: Iterable[str] = (), gates: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.roles, self.gates = tuple(roles), tuple(gates)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _not_approved, (str(self), self.roles, self.gates)
+
+
+def _not_approved(message: str, roles: tuple[str, ...], gates: tuple[str, ...]) -> NotApproved:
+    return NotApproved(message, roles=roles, gates=gates)
 
 
 class RegistryUnavailable(MlrayError, ConnectionError):

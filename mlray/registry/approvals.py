@@ -7,10 +7,11 @@ turned out to be an author of these very bytes, does not count.
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlmodel import Session, col, select
 
-from mlray.errors import Conflict, Forbidden, UnknownName
+from mlray.errors import Conflict, Forbidden, NotApproved, UnknownName
 from mlray.registry.canonical import sha256_text
 from mlray.registry.gates import Gate
 from mlray.registry.identity import UNPROVEN
@@ -65,19 +66,31 @@ def revoke_approval(tx: Transaction, row: VersionRow, stage: str) -> None:
     tx.note("revoke_approval", model=row.model, before={"version": row.version, "stage": stage, "approvals": ids})
 
 
-def missing(session: Session, policy: Policy, row: VersionRow, stage: str, gates: Mapping[str, Gate]) -> list[str]:
-    """What the version lacks to enter the stage, in words; empty where it may."""
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """What a version lacks to enter a stage: roles, one entry per person who has yet to approve; gates; in words."""
+
+    roles: tuple[str, ...]
+    gates: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def refusal(self, sentence: str) -> NotApproved:
+        """The error: `sentence` goes on with what is lacking."""
+        return NotApproved(f"{sentence} {'; '.join(self.words) or 'nothing more'}", roles=self.roles, gates=self.gates)
+
+
+def missing(session: Session, policy: Policy, row: VersionRow, stage: str, gates: Mapping[str, Gate]) -> Lacking:
+    """What the version lacks to enter the stage; nothing where it may."""
     rule = policy.rule(stage)
     lacking = Counter(rule.approvals) - Counter(one.role for one in counting(session, policy, row, stage))
-    found = [f"an approval as {role}" for role in lacking.elements()]
-    for gate in rule.gates:
-        if gate not in gates:
-            found.append(f"gate '{gate}': the run left no result")
-        elif not gates[gate].passed:
-            found.append(f"gate '{gate}': {gates[gate]}")
+    roles = tuple(lacking.elements())
+    found = [f"an approval as {role}" for role in roles]
+    closed = tuple(gate for gate in rule.gates if gate not in gates or not gates[gate].passed)
+    for gate in closed:
+        found.append(f"gate '{gate}': {gates.get(gate, 'the run left no result')}")
     if lacking:
         found += [f"({a.who}'s approval does not count: {a.void})" for a in _void(session, policy, row, stage)]
-    return found
+    return Lacking(roles=roles, gates=closed, words=tuple(found))
 
 
 def counting(session: Session, policy: Policy, row: VersionRow, stage: str) -> list[ApprovalRow]:

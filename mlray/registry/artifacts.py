@@ -92,6 +92,42 @@ class ArtifactStore:
                 self._check_blob(file)
         return manifest
 
+    def put_blob(self, source: Path, file: ManifestFile) -> None:
+        """Stores the bytes of `source`, which are those of the file, for a manifest to come; again is fine."""
+        with self._reached():
+            self._put_blob(source, file)
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Makes the artifact of a manifest, and answers its digest; UnknownName where a file's bytes are not stored."""
+        with self._reached():
+            for file in manifest.files:
+                size = self._size(_blob(file.sha256))
+                if size is None:
+                    raise UnknownName(f"{file.path}: nothing is stored under {file.sha256}; upload it first")
+                if size != file.size:
+                    raise Conflict(f"{file.path}: {file.sha256} has {size} bytes, not {file.size}; give its true size")
+            self._put_manifest(manifest)
+        return manifest.digest
+
+    def stream(self, file: ManifestFile) -> Iterator[bytes]:
+        """The bytes of a file of a manifest, in pieces, all but the last before the whole is verified; the last comes
+        only if it is, else CorruptArtifact.
+        """
+        got, kept = hashlib.sha256(), b""
+        with self._reached():
+            try:
+                pieces = obstore.get(self._store, _blob(file.sha256)).stream(min_chunk_size=CHUNK)
+                for piece in pieces:
+                    got.update(piece)
+                    if kept:
+                        yield kept
+                    kept = bytes(piece)
+            except FileNotFoundError as error:
+                raise CorruptArtifact(_mismatch(file.path, file.sha256, "nothing")) from error
+        if got.hexdigest() != file.sha256:
+            raise CorruptArtifact(_mismatch(file.path, file.sha256, got.hexdigest()))
+        yield kept
+
     def read(self, file: ManifestFile) -> bytes:
         """The verified bytes of a file of a manifest; for small ones."""
         with self._reached():

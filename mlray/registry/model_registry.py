@@ -31,7 +31,7 @@ from mlray.registry.audit import applied
 from mlray.registry.creation import Labels
 from mlray.registry.database import Database
 from mlray.registry.gates import gates_of
-from mlray.registry.identity import ADMIN, Call, authenticated
+from mlray.registry.identity import ADMIN, Call, Caller, authenticated
 from mlray.registry.janitor import Sweeps, Swept
 from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
 from mlray.registry.model_version import ModelVersion, RegisteredModel, VersionRecord
@@ -329,6 +329,13 @@ class ModelRegistry:
         with self._changing(call) as tx:
             if tx.repeated("disable") is None:
                 users.disable(tx, name)
+
+    def whoami(self, token: str | None) -> Caller:
+        """Who holds the token, and the roles; Unauthenticated for one that no active user holds, and for none where
+        there are users.
+        """
+        with self._database.read() as session:
+            return authenticated(session, Call(request="whoami", token=token))
 
     def users(self) -> list[User]:
         """Everybody who was ever added, by name."""

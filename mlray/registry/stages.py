@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import CursorResult, update
 from sqlmodel import Session, col, select
 
-from mlray.errors import Conflict, NotApproved
+from mlray.errors import Conflict
 from mlray.registry.approvals import counting, missing
 from mlray.registry.gates import Gate
 from mlray.registry.lookup import in_stage
@@ -94,9 +94,9 @@ def require_production(session: Session, policy: Policy, row: VersionRow, alias:
     """NotApproved where a protected alias is asked for a version that is not in Production."""
     if alias in policy.protected_aliases and row.stage != PRODUCTION:
         lacks = missing(session, policy, row, PRODUCTION, {})
-        raise NotApproved(
+        raise lacks.refusal(
             f"{row.model}@{alias} is a protected alias, it points at the version in Production; {row.model}/"
-            f"{row.version} is in {row.stage}: promote it first, which takes {'; '.join(lacks) or 'nothing more'}"
+            f"{row.version} is in {row.stage}: promote it first, which takes"
         )
 
 
@@ -131,8 +131,8 @@ def _approved(session: Session, policy: Policy, row: VersionRow, stage: str, evi
     require_verified(row, evidence)
     require_no_pickles(f"{row.model}/{row.version}", stage, evidence.pickles)
     lacks = missing(session, policy, row, stage, evidence.gates)
-    if lacks:
-        raise NotApproved(f"{row.model}/{row.version} may not enter {stage}, it lacks {'; '.join(lacks)}")
+    if lacks.words:
+        raise lacks.refusal(f"{row.model}/{row.version} may not enter {stage}, it lacks")
     wanted = policy.rule(stage).approvals
     return [approval for approval in counting(session, policy, row, stage) if approval.role in wanted]
 

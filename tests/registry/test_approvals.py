@@ -1,5 +1,6 @@
 """Whose word counts for what, and until when."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,14 @@ def test_a_version_of_nobody_cannot_be_approved(registry, make_run):
 
     with pytest.raises(Forbidden, match=r"fraud/1 was registered without a token, by os:.*nobody can say whom"):
         root.approve("fraud/1", stage="Canary", role="ml_engineer")
+
+
+def test_a_refusal_says_as_data_what_is_missing_and_keeps_it_when_it_is_pickled(team):
+    version = team.ana.register("fraud", team.make_run(b"1"))
+
+    with pytest.raises(NotApproved) as refused:
+        team.ana.promote(version, stage="Production")
+
+    carried = pickle.loads(pickle.dumps(refused.value))
+    assert (carried.roles, carried.gates) == (("ml_engineer", "risk_officer"), ("evaluation",))
+    assert str(carried) == str(refused.value)

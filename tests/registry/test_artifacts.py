@@ -15,7 +15,7 @@ import pytest
 
 from mlray.errors import ConfigError, Conflict, CorruptArtifact, UnknownName
 from mlray.registry.artifacts import ArtifactStore
-from mlray.registry.manifest import Manifest, ManifestFile
+from mlray.registry.manifest import Manifest, ManifestFile, manifest_of
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -250,3 +250,30 @@ def test_a_pickled_store_is_the_same_store(store, folder):
     digest = store.upload(folder)
 
     assert pickle.loads(pickle.dumps(store)).require(digest) == store.require(digest)
+
+
+def test_an_artifact_is_made_of_blobs_that_came_one_by_one(store, folder):
+    manifest = manifest_of(folder)
+    for file in manifest.files[1:]:
+        store.put_blob(folder / file.path, file)
+
+    with pytest.raises(UnknownName, match=r"model\.safetensors: nothing is stored under [0-9a-f]{64}; upload it first"):
+        store.put_manifest(manifest)
+    store.put_blob(folder / manifest.files[0].path, manifest.files[0])
+
+    assert store.put_manifest(manifest) == manifest.digest
+    assert store.verify(manifest.digest) == manifest
+
+
+def test_a_file_is_streamed_whole_or_its_last_piece_is_kept_back(store, folder):
+    digest = store.upload(folder)
+    large, *_, empty = sorted(store.manifest(digest).files, key=lambda file: -file.size)
+    content = (folder / large.path).read_bytes()
+    assert (b"".join(store.stream(large)), b"".join(store.stream(empty))) == (content, b"")
+
+    stored(store, content).write_bytes(content[:-1] + b"?")
+
+    got = []
+    with pytest.raises(CorruptArtifact, match=r"model\.safetensors: wanted SHA-256"):
+        got.extend(store.stream(large))
+    assert 0 < sum(map(len, got)) < len(content)

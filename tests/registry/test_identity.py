@@ -10,7 +10,7 @@ from mlray.errors import Conflict, Forbidden, InvalidName, Unauthenticated, Unkn
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.canonical import sha256_text
 from mlray.registry.database import Database
-from mlray.registry.identity import Call, new_token
+from mlray.registry.identity import Call, Caller, new_token
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.people import User
 
@@ -161,3 +161,12 @@ def test_changes_of_users_are_in_the_audit(team):
 
     assert (last["who"], last["action"], last["before"]) == ("root", "revoke", {"user": "cleo", "role": "risk_officer"})
     assert team.root.check_audit() is None
+
+
+def test_who_holds_a_token_is_told_to_whoever_shows_it(team):
+    rules = team.ana._rules
+
+    assert rules.whoami(team.dan._token) == Caller(name="dan", roles=frozenset({"ml_engineer", "risk_officer"}))
+    for token in (None, "mlray_nobody"):
+        with pytest.raises(Unauthenticated):
+            rules.whoami(token)
