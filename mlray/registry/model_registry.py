@@ -5,7 +5,7 @@ back: versions are 1, 2, 3 without gaps. Every change carries a `request`, the n
 again (a retry whose first answer was lost) changes nothing and answers what the first one did.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -202,6 +202,11 @@ class ModelRegistry:
         """A page of the versions that the query asks for."""
         with self._database.read() as session:
             return search.versions(session, query)
+
+    def latest_versions(self, names: Sequence[str]) -> list[ModelVersion]:
+        """Of each of these models the newest version in each stage that one is in, by name and number."""
+        with self._database.read() as session:
+            return search.latest(session, names)
 
     def set_alias(self, name: str, alias: str, version: int, *, call: Call) -> ModelVersion:
         """Points `alias` at a version of `name`, from wherever it pointed before."""

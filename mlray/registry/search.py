@@ -52,6 +52,15 @@ def models(session: Session, query: ModelQuery) -> Page[RegisteredModel]:
     return Page(items=tuple(lookup.models(session, rows)), next_page_token=token)
 
 
+def latest(session: Session, names: Sequence[str]) -> list[ModelVersion]:
+    """Of each of these models the newest version in each stage that one is in, by name and number."""
+    numbers = select(VersionRow.model, func.max(VersionRow.version)).where(col(VersionRow.model).in_(names))
+    newest = numbers.group_by(col(VersionRow.model), col(VersionRow.stage))
+    here = tuple_(col(VersionRow.model), col(VersionRow.version)).in_(newest)
+    rows = session.exec(select(VersionRow).where(here).order_by(col(VersionRow.model), col(VersionRow.version)))
+    return list(lookup.versions(session, list(rows)))
+
+
 def _page(
     session: Session, table: Any, query: Query, conditions: list[Condition], keys: Keys, ties: Sequence[str]
 ) -> tuple[list[Any], str | None]:

@@ -201,3 +201,14 @@ def test_models_are_searched_by_name_and_tag(registry):
 def test_a_question_that_makes_no_sense_is_refused_when_it_is_made(make, message):
     with pytest.raises(InvalidQuery, match=message):
         make()
+
+
+def test_the_newest_version_in_each_stage_of_each_model(registry, versions):  # noqa: ARG001
+    found = registry._rules.latest_versions(["fraud", "other", "nobody"])
+
+    assert [(one.reference, one.stage) for one in found] == [
+        ("fraud/2", "Staging"),
+        ("fraud/3", "None"),
+        ("other/1", "None"),
+    ]
+    assert (found[1].tags, registry._rules.latest_versions([])) == ({"Data": "Y3"}, [])
