@@ -23,8 +23,10 @@ _SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "model": ("name", "alias", "card"),
     "online": ("until", "history_days"),
     "serving": None,
+    "registry_server": None,
     "verify": ("rows",),
 }
+_OF_OTHERS = ("platform", "registry_server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Recipe:
                 keys = _SECTIONS[section]
                 if keys is not None and key not in keys:
                     raise ConfigError.unknown_key(f"{path} [{section}]", key, keys)
-        sections = {name: tables.get(name, {}) for name in _SECTIONS if name != "platform"}
+        sections = {name: tables.get(name, {}) for name in _SECTIONS if name not in _OF_OTHERS}
         return cls(path=Path(path), settings=Settings.load(path), **sections)
 
     @property

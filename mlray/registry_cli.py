@@ -98,6 +98,16 @@ def janitor(
     _run("janitor", config, json, grace=grace, dry_run=dry_run, why=why)
 
 
+@registry.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; none: as configured, else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; none: as configured, else 8600; 0: a free one.")] = None,
+    config: Config = _FLIGHTS,
+) -> None:
+    """Serve the registry over HTTP, to MLflow's clients too, until Ctrl-C."""
+    raise typer.Exit(importlib.import_module("mlray.registry_commands").serve(config, host, port))
+
+
 @user.command()
 def add(
     name: Name,

@@ -12,13 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from mlray import cluster
 from mlray.errors import ConfigError
 from mlray.platform import Platform
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.registry.policy import Policy
+from mlray.registry_server.config import Config
 from mlray.screen import Screen
-from mlray.settings import Settings
+from mlray.settings import Settings, read_toml
 
 
 def run(verb: str, config: Path, as_json: bool, arguments: Mapping[str, Any]) -> int:
@@ -31,6 +33,23 @@ def registry_of(settings: Settings) -> Registry:
     if settings.ray or os.environ.get("RAY_ADDRESS"):
         return Platform(settings).registry
     return Registry.connect(settings.registry, settings.artifacts, embedded=True, token=settings.token)
+
+
+def serve(config: Path, host: str | None, port: int | None) -> int:
+    """Serves the registry over HTTP until the process is told to end."""
+    from mlray.registry_server.alone import embedded, serve  # FastAPI takes a second to import
+
+    settings, given = Settings.load(config), {"host": host, "port": port}
+    table = read_toml(config).get("registry_server", {}) | {k: v for k, v in given.items() if v is not None}
+    where = (settings.registry, settings.artifacts, Config.of(table))
+    if settings.ray or os.environ.get("RAY_ADDRESS"):
+        from mlray.registry_server.deployment import clustered  # Ray takes a second
+
+        cluster.join(settings.ray)
+        serve(clustered(*where))
+    else:
+        serve(embedded(*where))
+    return 0
 
 
 def versions(screen: Screen, registry: Registry, model: str) -> int:

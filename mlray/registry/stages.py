@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import CursorResult, update
 from sqlmodel import Session, col, select
 
-from mlray.errors import Conflict
+from mlray.errors import Conflict, NotApproved
 from mlray.registry.approvals import counting, missing
 from mlray.registry.gates import Gate
 from mlray.registry.lookup import in_stage

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from http_server import LIMITS, Caller, listening
 from postgres_server import PostgresServer, running_postgres
 from sqlalchemy import NullPool, create_engine
 
+from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.model_version import ModelVersion
+from mlray.registry_server.app import create_app
+from mlray.registry_server.desk import Backend
 
 if TYPE_CHECKING:
     from s3_server import S3Server
@@ -207,3 +212,47 @@ def team(request: pytest.FixtureRequest, urls: tuple[str, str], registry: Regist
     kind = "sqlite" if urls[0].startswith("sqlite") else "postgres"
     tokens = request.getfixturevalue(f"staffed_{kind}").tokens
     return Team(make_run=make_run, **{name: registry.acting(token) for name, token in tokens.items()})
+
+
+@pytest.fixture(scope="session")
+def http_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The registry's application behind a real port, for this session: the application and its URL."""
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    registry = Registry.connect(f"sqlite:///{nowhere}/registry.db", str(nowhere), embedded=True)
+    app = create_app(Backend(rules=registry._rules, artifacts=registry._artifacts, config=LIMITS))
+    with listening(app) as url:
+        yield app, url
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callers:
+    """The people of the team in front of the server, and nobody."""
+
+    url: str
+    nobody: Caller
+    root: Caller
+    ana: Caller
+    ben: Caller
+    cleo: Caller
+    dan: Caller
+    eve: Caller
+
+
+@pytest.fixture
+def http(http_server: Any, team: Team, urls: tuple[str, str]) -> Iterator[Callers]:
+    """The server over the team's registry, as each of them reaches it."""
+    app, url = http_server
+    app.state.backend = Backend(rules=team.root._rules, artifacts=ArtifactStore(urls[1]), config=LIMITS)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        people = {name: Caller(client=client, token=getattr(team, name)._token) for name in ("root", *ROLES)}
+        yield Callers(url=url, nobody=Caller(client=client, token=None), **people)
+
+
+@pytest.fixture(scope="session")
+def mlflow() -> Iterator[Any]:
+    """MLflow, which tells nobody that it is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        import mlflow
+
+        yield mlflow
