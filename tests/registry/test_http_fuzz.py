@@ -29,6 +29,7 @@ SENSIBLE = {
 }  # fmt: skip
 BODIES = [b"", b"{", b"\xff\xfe", b"null", b'"x"', b"[]", b"[" * 50_000, b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}",
           b'{"a": "\\ud800"}', b'{"name": "fraud", "name": 3}']  # fmt: skip
+JSON = {"Content-Type": "application/json"}
 LIMITS = Config(max_body_bytes=100_000, max_file_bytes=1000)
 
 
@@ -99,7 +100,7 @@ def test_no_request_makes_the_server_fail(fuzzed, data):
     schema = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     if schema is not None:
         body = data.draw(a_body(spec, schema), label="body")
-        more = {"content": json.dumps(body), "headers": headers | {"Content-Type": "application/json"}}
+        more = {"content": json.dumps(body), "headers": headers | JSON}
     check(path, client.request(method, url, params=query, **(more or {"headers": headers})))
 
 
@@ -109,7 +110,7 @@ def test_a_body_that_is_no_good_json_is_refused_by_every_route(fuzzed, content):
     for method, path, told in operations(spec):
         if "application/json" in told.get("requestBody", {}).get("content", {}):
             url = path.replace("{name}", "fraud").replace("{version}", "1").replace("{", "").replace("}", "")
-            answer = client.request(method, url, content=content, headers={"Content-Type": "application/json"})
+            answer = client.request(method, url, content=content, headers=JSON)
             check(path, answer)
             assert 400 <= answer.status_code < 500, (path, answer.text)
 
@@ -118,7 +119,7 @@ def test_a_huge_body_is_refused_unread(fuzzed):
     client, _ = fuzzed
     large = b'{"name": "' + b"a" * 200_000 + b'"}'
     for content in (large, iter([large])):
-        answer = client.post("/v1/models", content=content, headers={"Content-Type": "application/json"})
+        answer = client.post("/v1/models", content=content, headers=JSON)
         assert (answer.status_code, answer.json()["error"]) == (413, "RequestTooLarge")
 
     answer = client.put("/v1/blobs/" + "0" * 64, content=b"x" * 1001)
@@ -153,3 +154,27 @@ def test_a_path_that_there_is_not_is_told_in_the_same_shape(fuzzed):
     assert client.get("/v1/nothing").json()["error"] == "UnknownName"
     assert client.get("/api/2.0/mlflow/nothing").json()["error_code"] == "ENDPOINT_NOT_FOUND"
     assert client.put("/v1/models").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"config": {"a": ["\ud800"]}},
+        {"provenance": {"\ud800": 1}},
+        {"config": {"a": "\x00"}},
+        {"config": json.loads('{"a": ' * 80 + "1" + "}" * 80)},
+        {"description": "\ud800"},
+        {"run_id": "a\x00b"},
+        {"sources": {"a": 2**63}},
+        {"metrics": {"a": 10**400}},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_what_no_database_and_no_answer_can_carry_is_refused(fuzzed, more):
+    client, _ = fuzzed
+
+    body = json.dumps({"digest": "0" * 64} | more)
+    answer = client.post("/v1/models/fraud/versions", content=body, headers=JSON)
+
+    assert (answer.status_code, answer.json()["error"]) == (422, "InvalidRequest")
+    assert answer.json()["wrong"][0]["where"].startswith(f"body.{next(iter(more))}")
