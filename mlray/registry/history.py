@@ -13,9 +13,9 @@ from mlray.registry.replay import state_break
 from mlray.registry.tables import AuditHead, AuditRow
 
 
-def changes(session: Session, name: str | None) -> list[dict[str, Any]]:
-    """The changes of one model or all, oldest first."""
-    query = select(AuditRow).order_by(col(AuditRow.sequence))
+def changes(session: Session, name: str | None, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+    """The changes of one model or all, oldest first: behind the row `after`, at most `limit`."""
+    query = select(AuditRow).where(AuditRow.sequence > after).order_by(col(AuditRow.sequence)).limit(limit)
     if name is not None:
         query = query.where(_under_its_names(session, checked_name("model", name)))
     return [_told(row) for row in session.exec(query)]

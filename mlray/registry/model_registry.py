@@ -353,12 +353,12 @@ class ModelRegistry:
         """
         return janitor.sweep(self._artifacts, lambda: self._changing(call), self._clock() - grace, dry_run)
 
-    def audit(self, name: str | None = None) -> list[dict[str, Any]]:
+    def audit(self, name: str | None = None, *, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
         """The changes of one model, under all names that it has had, or all, oldest first: a mapping per audit row,
-        `at` an aware datetime, `why` the reason that was given.
+        `at` an aware datetime, `why` the reason that was given. At most `limit`, behind the row `after`.
         """
         with self._database.read() as session:
-            return history.changes(session, name)
+            return history.changes(session, name, after, limit)
 
     def check_audit(self) -> str | None:
         """What is wrong first with the audit chain, or with the tables against what it tells; None for nothing."""

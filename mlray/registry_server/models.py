@@ -84,11 +84,10 @@ def model(desk: Reading, name: InPath) -> Model:
 
 @router.patch("/models/{name}", response_model=Model, responses=CHANGE)
 def change(desk: Changing, name: InPath, body: ModelChange) -> Model:
-    """Another name, another description. Renaming what is or was live takes a role of `withdraw`."""
-    if body.description is not None:
-        desk.rules.describe(name, body.description, call=desk.call())
-    if body.name is not None and body.name != name:
+    """Another name, or another description. Renaming what is or was live takes a role of `withdraw`."""
+    if body.name is not None:
         return Model.of(desk.rules.rename_model(name, body.name, call=desk.call()))
+    desk.rules.describe(name, body.description or "", call=desk.call())
     return _model(desk, name)
 
 

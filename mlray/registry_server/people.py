@@ -1,6 +1,6 @@
 """Users, their tokens and roles; the policy; the audit."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
@@ -93,12 +93,11 @@ def set_policy(desk: Changing, body: PolicyChange) -> PolicyInForce:
 def audit(
     desk: Reading,
     model: Annotated[Name | None, Query(description="of one model; none: everything")] = None,
-    after: Annotated[int, Query(ge=0, lt=2**63, description="rows with a higher sequence")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="rows with a higher sequence")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Audit:
     """Who changed what, when and why, oldest first."""
-    rows = [row for row in desk.rules.audit(model) if row["sequence"] > after]
-    return Audit(rows=[_entry(row) for row in rows[:limit]])
+    return Audit(rows=[AuditEntry.model_validate(row) for row in desk.rules.audit(model, after=after, limit=limit)])
 
 
 @router.get("/audit/check", response_model=AuditCheck, responses=READ, tags=["audit"])
@@ -110,7 +109,3 @@ def check_audit(desk: Reading) -> AuditCheck:
 
 def _people(desk: Desk) -> People:
     return People(users=[Person.of(one) for one in desk.rules.users()])
-
-
-def _entry(row: dict[str, Any]) -> AuditEntry:
-    return AuditEntry.model_validate(row)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from mlray.registry.identity import Caller
 from mlray.registry.manifest import Manifest
@@ -26,10 +26,16 @@ class NewModel(Asked):
 
 
 class ModelChange(Asked):
-    """What is left out stays."""
+    """One change: another name, or another description."""
 
-    name: Name | None = Field(None, description="a new name")
+    name: Name | None = None
     description: Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.name is None) == (self.description is None):
+            raise ValueError("either 'name' or 'description' is due; a call makes one change, whole or not at all")
+        return self
 
 
 class Described(Asked):

@@ -139,7 +139,9 @@ def test_models_are_made_found_changed_and_deleted(http):
 
     http.ana.ask("PUT", f"{FRAUD}/tags/a%20key/with%2Fslash", json={"value": "x"})
     http.ana.ask("DELETE", f"{FRAUD}/tags/team")
-    changed = http.ana.ask("PATCH", FRAUD, json={"description": "all cards", "name": "cards"})
+    http.ana.ask("PATCH", FRAUD, json={"description": "all cards"})
+    http.ana.ask("PATCH", FRAUD, 422, json={"description": "all cards", "name": "cards"})
+    changed = http.ana.ask("PATCH", FRAUD, json={"name": "cards"})
     assert (changed["name"], changed["description"]) == ("cards", "all cards")
     assert changed["tags"] == {"a key/with/slash": "x"}
 
@@ -210,7 +212,10 @@ def test_approvals_are_listed_and_taken_back(http, registered):
 
     assert [(a["who"], a["void"]) for a in left["approvals"]] == [("ben", None), ("cleo", "it was taken back")]
     assert http.ana.ask("GET", f"{FRAUD}/versions/1/approvals") == left
-    assert http.ana.ask("GET", "/v1/audit")["rows"][-1]["why"] == "a new report"
+    rows = http.ana.ask("GET", "/v1/audit")["rows"]
+    assert (rows[-1]["why"], rows[-1]["who"], rows[-1]["action"]) == ("a new report", "cleo", "revoke_approval")
+    assert http.ana.ask("GET", "/v1/audit", params={"after": rows[-3]["sequence"], "limit": 1})["rows"] == rows[-2:-1]
+    assert http.ana.ask("GET", "/v1/audit", params={"model": "fraud"})["rows"] == rows[-4:]
 
 
 def test_people_come_and_go_and_the_server_never_sees_a_new_token(http):

@@ -64,12 +64,15 @@ def checked_source(source: str, run_id: str, schemes: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Creation:
-    """What a client says when it creates a version. `same`: conditions that hold for what such a creation makes."""
+    """What a client says when it creates a version. same: conditions that hold for what such a creation makes; copy_of:
+    the version that it copies, whose labels come along.
+    """
 
     name: str
     same: tuple[Where, ...]
     description: str
     tags: Mapping[str, str]
+    copy_of: str = ""
 
     def earlier(self, desk: Desk) -> tuple[ModelVersion | None, str]:
         """An MLflow client repeats a creation whose answer it has not seen, and gives it no name. The version that it
@@ -85,7 +88,8 @@ class Creation:
         return None, f"mlflow-{sha256_text(known)}"
 
     def _made(self, desk: Desk, version: ModelVersion) -> bool:
-        same = (version.description, dict(version.tags)) == (self.description, dict(self.tags))
+        labels = (version.description, dict(version.tags)) == (self.description, dict(self.tags))
+        same = version.provenance.get("copy_of", "") == self.copy_of and (labels or bool(self.copy_of))
         return same and version.author == desk.rules.whoami(desk.token).name.replace("os:", f"os:{NOBODY}", 1)
 
     def _query(self) -> VersionQuery:

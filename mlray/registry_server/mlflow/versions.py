@@ -150,25 +150,21 @@ def _registered(desk: Desk, body: shapes.CreateVersion, tags: dict[str, str]) ->
 
 def _copied(desk: Desk, body: shapes.CreateVersion, tags: dict[str, str], of: Reference) -> ModelVersion:
     original = desk.rules.get(str(of))
-    said = {
-        "description": body.description or original.description,
-        "tags": dict(original.tags) | tags,
-    }
     same = (
         Where(field="digest", operator="=", value=original.digest),
         Where(field="source", operator="=", value=original.source),
         Where(field="run_id", operator="=", value=original.run_id),
     )
-    creation = Creation(name=body.name, same=same, **said)  # type: ignore[arg-type]
-    earlier, named = creation.earlier(desk)
-    if earlier is not None and earlier.provenance.get("copy_of") == original.reference:
-        return earlier
+    creation = Creation(
+        name=body.name, same=same, description=body.description, tags=tags, copy_of=original.reference
+    )
 
     def make(request: str | None) -> ModelVersion:
-        return desk.rules.copy(original.name, original.version, body.name, call=desk.fresh(request or None))
+        return desk.rules.copy(original.name, original.version, body.name, call=desk.fresh(request))
 
+    made, named = creation.earlier(desk)
     try:
-        made = make(named)
+        made = made or make(named)
     except Conflict:  # what an earlier copy of this name has made was deleted since
         made = make(None)
     for key, value in tags.items():
