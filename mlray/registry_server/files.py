@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +18,10 @@ from mlray.errors import CorruptArtifact, InvalidRequest, SchemaError, UnknownNa
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.manifest import CHUNK, Manifest, ManifestFile
 from mlray.registry.model_version import ModelVersion
-from mlray.registry_server.desk import Desk, Reading
+from mlray.registry_server.desk import Changing, Desk, Reading
 from mlray.registry_server.kinds import InPath, Sha256, TextInPath, VersionInPath
 from mlray.registry_server.problems import CHANGE, READ, problems
-from mlray.registry_server.shapes import Artifact, Blob, NewArtifact
+from mlray.registry_server.shapes import Artifact, Blob, NewArtifact, Sweep, SweptAway
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -53,6 +54,13 @@ def put_artifact(desk: Reading, body: NewArtifact) -> Artifact:
         raise SchemaError(str(error)) from error
     desk.artifacts.put_manifest(manifest)
     return Artifact.of(manifest)
+
+
+@router.post("/sweeps", response_model=SweptAway, responses=CHANGE)
+def sweep(desk: Changing, body: Sweep) -> SweptAway:
+    """Removes the bytes that no version names, by an admin."""
+    grace = timedelta(seconds=body.grace_seconds)
+    return SweptAway(**vars(desk.rules.sweep(grace=grace, dry_run=body.dry_run, call=desk.call(body.why))))
 
 
 @router.get("/artifacts/{digest}", response_model=Artifact, responses=READ)

@@ -27,7 +27,8 @@ RETRY_AFTER = 5
 STATUS: Mapping[type[MlrayError], int] = {
     errors.InvalidRequest: 400, errors.Unauthenticated: 401, errors.NotApproved: 403, errors.Forbidden: 403,
     errors.UnknownName: 404, errors.Conflict: 409, errors.CorruptArtifact: 409, errors.RequestTooLarge: 413,
-    errors.InvalidName: 422, errors.InvalidQuery: 422, errors.SchemaError: 422, errors.RegistryUnavailable: 503,
+    errors.InvalidName: 422, errors.InvalidQuery: 422, errors.SchemaError: 422, errors.PickleRefused: 422,
+    errors.RegistryUnavailable: 503,
 }  # fmt: skip
 MEANING = {
     400: "not JSON, or a header that cannot be",

@@ -65,6 +65,7 @@ class NewVersion(Asked):
     config: Json = Field(default_factory=dict)
     provenance: Json = Field(default_factory=dict)
     alias: Name | None = None
+    allow_pickle: bool = Field(False, description="a version with a pickle in it never goes beyond Staging")
     description: Text = ""
     tags: Tags = Field(default_factory=dict)
 
@@ -237,6 +238,23 @@ class NewArtifact(Asked):
 class Blob(BaseModel):
     sha256: str
     size: int
+
+
+class Sweep(Asked):
+    """grace_seconds: how old what goes must be."""
+
+    grace_seconds: int = Field(7 * 86400, ge=0, le=10 * 366 * 86400)
+    dry_run: bool = False
+    why: Why
+
+
+class SweptAway(BaseModel):
+    """What went, or would go: artifacts that no version names, blobs of no artifact, files of uploads cut off."""
+
+    artifacts: int
+    blobs: int
+    partial: int
+    bytes: int
 
 
 class Person(BaseModel):

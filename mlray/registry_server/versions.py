@@ -1,9 +1,10 @@
 """Versions of a model: registered, described, moved between stages, approved."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from mlray.errors import SchemaError
 from mlray.registry.artifacts import ArtifactStore
@@ -33,6 +34,7 @@ _RECORD = (
     "digest", "run_id", "service", "service_hash", "service_definition", "sources", "fingerprint", "spine", "label",
     "metrics", "config", "provenance",
 )  # fmt: skip
+_NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
 def answer(response: Response, version: ModelVersion) -> Version:
@@ -62,9 +64,8 @@ def register(desk: Changing, name: InPath, body: NewVersion, response: Response)
     """
     known = {field: getattr(body, field) for field in _RECORD}
     record = VersionRecord(**known, features=tuple(body.features), signature=signature_of(desk.artifacts, body.digest))
-    made = desk.rules.register(
-        name, record, alias=body.alias, description=body.description, tags=body.tags, call=desk.creation()
-    )
+    said = {"description": body.description, "tags": body.tags, "allow_pickle": body.allow_pickle}
+    made = desk.rules.register(name, record, alias=body.alias, call=desk.creation(), **said)  # type: ignore[arg-type]
     return _created(desk, response, made)
 
 
@@ -167,6 +168,20 @@ def revoke_approval(
 def lineage(desk: Reading, name: InPath, version: VersionInPath) -> Lineage:
     """Where a version comes from, down to the tables' versions, and what gates and people say of it."""
     return Lineage(lineage=Registry(desk.rules, desk.artifacts).lineage(f"{name}/{version}"))
+
+
+@router.get(
+    "/models/{name}/versions/{version}/card", response_class=PlainTextResponse,
+    responses={**READ, 200: {"content": {"text/markdown": {}, "text/html": {}}, "description": "the card"}},
+)
+def card(
+    desk: Reading, name: InPath, version: VersionInPath, form: Literal["markdown", "html"] = "markdown"
+) -> Response:
+    """The model card of a version, in Markdown or as a page; what people wrote is escaped."""
+    found = Registry(desk.rules, desk.artifacts).card(f"{name}/{version}")
+    if form == "html":
+        return HTMLResponse(found.html(), headers=_NO_SCRIPTS)
+    return PlainTextResponse(found.markdown(), media_type="text/markdown")
 
 
 def signature_of(artifacts: ArtifactStore, digest: str) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def test_a_file_is_streamed_whole_or_its_last_piece_is_kept_back(store, folder):
     content = (folder / large.path).read_bytes()
     assert (b"".join(store.stream(large)), b"".join(store.stream(empty))) == (content, b"")
 
-    stored(store, content).write_bytes(content[:-1] + b"?")
+    overwrite(store, blob(content), content[:-1] + b"?")
 
     got = []
     with pytest.raises(CorruptArtifact, match=r"model\.safetensors: wanted SHA-256"):

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import httpx
 import pytest
@@ -253,6 +255,36 @@ def test_the_lineage_reaches_down_to_the_tables(http, registered):
     assert http.ana.ask("GET", f"{FRAUD}/versions/1/lineage")["lineage"]["data"]["tables"] == {
         "departures": "Delta version 4"
     }
+
+
+def test_the_card_is_a_text_or_a_page(http, registered):
+    registered(b"1")
+
+    text = http.ana.send("GET", f"{FRAUD}/versions/1/card")
+    page = http.ana.send("GET", f"{FRAUD}/versions/1/card", params={"form": "html"})
+
+    assert (text.text[0], text.headers["content-type"]) == ("#", "text/markdown; charset=utf-8")
+    assert ("fraud/1" in page.text, page.headers["content-type"]) == (True, "text/html; charset=utf-8")
+
+
+def test_a_pickle_is_refused_unless_it_is_allowed_and_then_stays_behind(http, team):
+    run = team.make_run(b"1", gates=None)
+    (Path(run.checkpoint) / "model.pkl").write_bytes(pickle.dumps([1]))
+    body = record(run, http.ana.upload(run.checkpoint))
+
+    assert http.ana.ask("POST", f"{FRAUD}/versions", 422, json=body)["error"] == "PickleRefused"
+    http.ana.ask("POST", f"{FRAUD}/versions", json=body | {"allow_pickle": True})
+    http.ana.ask("POST", f"{FRAUD}/versions/1/promote", 200, json={"stage": "Staging"})
+    http.ana.ask("POST", f"{FRAUD}/versions/1/promote", 403, json={"stage": "Canary"})
+
+
+def test_what_nobody_names_is_swept_away_by_an_admin(http, team):
+    http.ana.upload(team.make_run(b"orphan").checkpoint)
+    http.ana.ask("POST", "/v1/sweeps", 403, json={"grace_seconds": 0})
+
+    swept = http.root.ask("POST", "/v1/sweeps", 200, json={"grace_seconds": 0})
+
+    assert (swept["artifacts"], swept["blobs"]) == (1, 2)
 
 
 def test_metrics_that_are_no_numbers_go_in_and_come_out_as_texts(registered):

@@ -26,6 +26,7 @@ _CODES: Mapping[type[Exception], tuple[int, str]] = {
     errors.InvalidName: (400, "INVALID_PARAMETER_VALUE"),
     errors.InvalidQuery: (400, "INVALID_PARAMETER_VALUE"),
     errors.SchemaError: (400, "INVALID_PARAMETER_VALUE"),
+    errors.PickleRefused: (400, "INVALID_PARAMETER_VALUE"),
     RequestValidationError: (400, "INVALID_PARAMETER_VALUE"),
     errors.RegistryUnavailable: (503, "TEMPORARILY_UNAVAILABLE"),
 }
