@@ -26,7 +26,7 @@ def stats(screen: Screen, platform: Platform) -> int:
 
 def gc(screen: Screen, platform: Platform, dry_run: bool) -> int:
     with screen.working("looking for what nobody reads"):
-        versions = registry_of(platform.settings).list()
+        versions = registry_of(platform.settings).each()
         gone = drop_unread(platform.online, platform.applied, versions, dry_run=dry_run)
     total = {"spaces": len(gone), "cells": sum(one.cells for one in gone), "bytes": sum(one.bytes for one in gone)}
     screen.show("would be dropped" if dry_run else "dropped", [asdict(one) for one in gone], total)

@@ -261,7 +261,7 @@ class Platform:
         from its commit until it can be read online. TableNotFound where no version has a log.
         """
         name, lake = service if isinstance(service, str) else service.name, self.settings.lake
-        versions = [version for version in self.registry.list() if version.service == name]
+        versions = list(self.registry.each(service=name))
         return [
             verify_log(
                 version.reference,
@@ -282,7 +282,7 @@ class Platform:
         """Drops what the online store holds of definitions that are no longer in force and that no registered model
         version, in any stage, pins; dry_run: only tells.
         """
-        return drop_unread(self.online, self.applied, self.registry.list(), dry_run=dry_run)
+        return drop_unread(self.online, self.applied, self.registry.each(), dry_run=dry_run)
 
     @property
     def inventory(self) -> Inventory:

@@ -100,6 +100,7 @@ def test_a_definition_that_another_service_still_reads_stays(platform: ml.Platfo
 def test_a_platform_asks_its_registry_what_is_pinned(platform: ml.Platform) -> None:
     settings = platform.settings
     vars(platform)["registry"] = Registry.connect(settings.registry, settings.artifacts, embedded=True)
+    platform.registry.register_source("far", "runs:/1/model")  # says nothing of its features, and pins none
     assert len(platform.online_gc(dry_run=True)) == len(platform.online_gc()) == 2
     assert platform.online.spaces() == [name_of(service(3))]
 

@@ -191,10 +191,13 @@ class Registry:
             self._rules.model(name)
         return builtins.list(self.each(name))
 
-    def each(self, name: str | None = None) -> Iterator[ModelVersion]:
-        """The versions of one model, or of all, by name and number, fetched page by page."""
-        where = () if name is None else (Where(field="name", operator="=", value=name),)
-        query = VersionQuery(where=where, limit=PAGE)
+    def each(self, name: str | None = None, *, service: str | None = None) -> Iterator[ModelVersion]:
+        """The versions of one model, or of all, by name and number, fetched page by page; `service`: only those whose
+        model reads this feature service.
+        """
+        of_model = () if name is None else (Where(field="name", operator="=", value=name),)
+        of_service = () if service is None else (Where(field="service", operator="=", value=service),)
+        query = VersionQuery(where=of_model + of_service, limit=PAGE)
         while True:
             page = self._rules.search_versions(query)
             yield from page.items

@@ -16,6 +16,7 @@ from sqlalchemy import NullPool, create_engine
 
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
+from mlray.registry.database import Database
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.model_version import ModelVersion
 from mlray.registry_server.app import create_app
@@ -114,10 +115,29 @@ def staffed_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Staffed:
     """A file to copy, of a registry with its people."""
     path = tmp_path_factory.mktemp("staffed") / "registry.db"
     tokens = staff(f"sqlite:///{path}")
+    _into_one_file(path)
+    return Staffed(str(path), tokens)
+
+
+@pytest.fixture(scope="session")
+def plain_sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file to copy, of a registry that holds nothing."""
+    path = tmp_path_factory.mktemp("plain") / "registry.db"
+    with Database(f"sqlite:///{path}").read():
+        pass
+    _into_one_file(path)
+    return str(path)
+
+
+def _into_one_file(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    return Staffed(str(path), tokens)
+
+
+@pytest.fixture
+def bare() -> None:
+    """Asks `urls` for a place where there is no database yet (on PostgreSQL: one that holds nothing)."""
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +156,8 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
     if request.param == "sqlite":
         if has_team:
             shutil.copy(request.getfixturevalue("staffed_sqlite").template, tmp_path / "registry.db")
+        elif "bare" not in request.fixturenames:
+            shutil.copy(request.getfixturevalue("plain_sqlite"), tmp_path / "registry.db")
         yield f"sqlite:///{tmp_path}/registry.db", artifacts
         return
     template = request.getfixturevalue("staffed_postgres").template if has_team else "registry"

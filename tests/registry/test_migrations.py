@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, inspect
 
-from mlray.errors import ConfigError
+from mlray.errors import ConfigError, Forbidden
 from mlray.registry.client import Registry
 from mlray.registry.database import Database, absolute_database_url
 from mlray.registry.migrations import downgrade, upgrade
@@ -58,6 +58,38 @@ def test_what_the_first_schema_held_is_there_after_going_down_and_up_again(team,
     first = {"stage": "None", "row_version": 0, "author": "os:ana", "updated_at": version.created_at}
     assert again.get("fraud/1") == replace(version, **first)
     assert (again.audit("fraud"), again.users.list()) == (audit, [])
+
+
+def test_what_the_second_schema_held_is_there_after_going_down_and_up_again(team, urls):
+    version, other = team.production(b"1"), team.version(b"2")
+    engine = create_engine(urls[0], poolclass=NullPool)
+
+    with engine.begin() as connection:
+        downgrade(connection, "0002")
+        assert set(inspect(connection).get_table_names()) == SECOND | {"alembic_version"}
+    with engine.begin() as connection:
+        upgrade(connection)
+
+    assert team.ana.list("fraud") == [replace(version, updated_at=version.created_at), other]
+    assert [one.void for one in team.ana.approvals(version)] == ["an earlier promotion has used it"] * 2
+    team.root.users.grant("ana", "ml_engineer")
+    with pytest.raises(Forbidden, match="ana registered fraud/2, or the same bytes"):
+        team.ana.approve(other, stage="Canary", role="ml_engineer")
+    assert team.ana.check_audit() is None
+
+
+def test_the_audit_names_what_a_way_down_has_lost(team, urls):
+    team.ana.create("fraud", tags={"team": "risk"})
+    engine = create_engine(urls[0], poolclass=NullPool)
+
+    with engine.begin() as connection:
+        downgrade(connection, "0002")
+    with engine.begin() as connection:
+        upgrade(connection)
+
+    assert team.ana.check_audit() == (
+        "tag fraud/team was changed without a row: the rows say risk, the table says nothing"
+    )
 
 
 def test_an_author_of_the_first_schema_counts_as_one_without_a_token(registry, make_run, urls):

@@ -125,6 +125,7 @@ for _ in range(10):
 """
 
 
+@pytest.mark.usefixtures("bare")
 def test_processes_that_open_a_new_database_at_once_share_it(urls, make_run):
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", REGISTER_TEN, here, *urls, make_run().checkpoint]

@@ -70,6 +70,39 @@ def test_people_come_and_go(mlray):
     assert fay | {"disabled": True} in mlray("root", "user", "disable", "fay")
 
 
+def test_models_and_versions_are_found_and_labelled(mlray, team):
+    mlray("ana", "model", "create", "fraud", "--description", "cards", "--tag", "team=risk")
+    team.version(b"1")
+    team.version(b"2")
+    mlray("ana", "model", "tag", "fraud/2", "data=2026", "kind=a=b")
+    mlray("ana", "model", "untag", "fraud/2", "data")
+    mlray("ana", "model", "describe", "fraud/2", "the second")
+
+    [model] = mlray(None, "model", "list", "fr%", "--tag", "team=risk")
+    assert (model["model"], model["last version"], model["description"]) == ("fraud", 2, "cards")
+    [found] = mlray(None, "model", "search", "fr%", "--stage", "None", "--run", "run-1", "--tag", "kind=a=b")
+    assert (found["version"], found["tags"], found["description"]) == ("fraud/2", "kind=a=b", "the second")
+    newest = mlray(None, "model", "search", "--newest", "--limit", "1")
+    assert [row["version"] for row in newest] == ["fraud/2"]
+    with pytest.raises(MlrayError, match="a tag is written key=value, not 'kind'"):
+        mlray("ana", "model", "tag", "fraud/2", "kind")
+
+
+def test_a_model_is_copied_renamed_and_deleted(mlray, team):
+    team.production()
+    [copy] = mlray("ben", "model", "copy", "fraud/Production", "fraud-eu")
+    assert (copy["version"], copy["stage"], copy["author"]) == ("fraud-eu/1", "None", "ben")
+    [renamed] = mlray("ben", "model", "rename", "fraud", "cards", "--why", "two kinds")
+    assert renamed["model"] == "cards"
+
+    mlray("ben", "model", "delete", "cards/1")
+    mlray("ana", "model", "delete", "fraud-eu", "--why", "a try")
+
+    assert [row["model"] for row in mlray(None, "model", "list")] == ["cards"]
+    assert mlray(None, "audit", "fraud-eu")[-1]["why"] == "a try"
+    assert mlray(None, "audit", "--check")[0]["chain"] == "whole"
+
+
 def test_a_policy_is_shown_and_put_in_force(mlray, tmp_path):
     (tmp_path / "policy.toml").write_text("[stages.Canary]\napprovals = ['risk_officer']\n")
 

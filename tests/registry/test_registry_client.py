@@ -57,6 +57,7 @@ def test_embedded_needs_no_ray(tmp_path):
     subprocess.run(command, check=True)
 
 
+@pytest.mark.usefixtures("bare")
 def test_connecting_creates_nothing_until_something_is_asked(urls, tmp_path):
     Registry.connect(*urls, embedded=True)
 

@@ -103,3 +103,27 @@ def test_a_rollback_and_an_approval_are_done_or_not_done(team, urls, method):
     assert team.ana.audit()[-1]["action"] == method
     assert len(team.ana.audit()) == len(before) + (2 if method == "rollback" else 1)
     assert team.ana.check_audit() is None
+
+
+LIFECYCLE = {
+    "rename_model": ("fraud", "cards"),
+    "copy": ("fraud", 1, "cards"),
+    "delete_version": ("fraud", 1),
+    "delete_model": ("fraud",),
+}
+
+
+@pytest.mark.parametrize("method", list(LIFECYCLE)[: rounds(1, len(LIFECYCLE))])
+def test_a_rename_a_copy_and_a_deletion_are_done_or_not_done(team, urls, method):
+    team.production(b"1")
+    team.ana.tag("fraud/1", "data", "2026")
+    call = Call(request="the same", token=team.dan._token)
+    before = (team.ana.models(), team.ana.list(), team.ana.audit())
+
+    for statement in killed_everywhere(urls, method, (LIFECYCLE[method], {}), call):
+        assert (team.ana.models(), team.ana.list(), team.ana.audit()) == before, statement
+
+    for _ in range(2):
+        change(team.dan, method, (LIFECYCLE[method], {}), call)
+    assert len(team.ana.audit()) == len(before[2]) + (2 if method == "rename_model" else 1)
+    assert team.ana.check_audit() is None
