@@ -21,7 +21,9 @@ def lineage_of(version: ModelVersion, gates: Mapping[str, Gate], approvals: Sequ
             "aliases": ", ".join(version.aliases) or "none",
             "author": version.author,
             "registered": version.created_at.isoformat(timespec="seconds"),
-            "digest": version.digest,
+            "digest": version.digest or f"none: nobody has verified the bytes at {version.source}",
+            "copy of": version.provenance.get("copy_of", "nothing"),
+            "description": version.description,
         },
         "run": {"id": version.run_id, **code_of(version.provenance), "configuration": _texts(version.config)},
         "data": {

@@ -55,3 +55,15 @@ def test_results_are_read_from_verified_bytes_only(team, urls):
 
     with pytest.raises(CorruptArtifact, match="wanted SHA-256"):
         team.ana.lineage(version)
+
+
+def test_a_copy_names_its_original_and_a_source_says_that_nobody_has_verified_it(team):
+    team.version()
+    team.ana.register_source("far", "runs:/1/model", description="by MLflow")
+
+    copy, far = team.ana.lineage(team.eve.copy("fraud/1", "other")), team.ana.lineage("far/1")
+
+    assert copy["version"]["copy of"] == "fraud/1"
+    assert far["version"]["digest"] == "none: nobody has verified the bytes at runs:/1/model"
+    assert (far["version"]["copy of"], far["version"]["description"]) == ("nothing", "by MLflow")
+    assert far["gates"] == {"none": "the run left no results"}

@@ -34,7 +34,7 @@ def versions(registry, make_run):
     for number in (1, 2, 3):
         registry.register("fraud", make_run(b"%d" % number, id=f"run-{number}"), tags={"Data": f"Y{number}"})
     registry.register("fraud-eu", make_run(b"4", id="Run-4", service="eu"), alias="candidate", tags={"Data": "y1"})
-    registry.register_source("other", "s3://Bucket/a_b", run_id="run-5", tags={"100%": "a*b\\?[c]"})
+    registry.register_source("other", "s3://Bucket/a_b", run_id="run-5", tags={"100%": "a*b\\?[c]", "e": "\u00c9"})
     registry.promote("fraud/2", stage="Staging")
 
 
@@ -74,6 +74,8 @@ CONDITIONS = [
     (tagged("Data", "ILIKE", "Y1"), ["fraud/1", "fraud-eu/1"]),
     (tagged("100%", "LIKE", "a*b\\?[c]"), ["other/1"]),
     (tagged("100%", "LIKE", "axb%"), []),
+    (tagged("e", "ILIKE", "\u00c9"), ["other/1"]),
+    (tagged("e", "ILIKE", "\u00e9"), []),
     (tagged("100%", "ILIKE", "A%\\?[C]"), ["other/1"]),
 ]
 
