@@ -57,7 +57,8 @@ class Sweeps:
     @classmethod
     def seen(cls, session: Session) -> "Sweeps":
         mine = select(AuditRow).where(AuditRow.model == "", col(AuditRow.action).in_([BEGAN, ENDED]))
-        row = session.exec(mine.order_by(col(AuditRow.sequence).desc()).limit(1)).one_or_none()
+        newest = (col(AuditRow.sequence) + 0).desc()  # by the index of actions, not by walking all of the audit back
+        row = session.exec(mine.order_by(newest).limit(1)).one_or_none()
         return cls(0, False) if row is None else cls(row.sequence, row.action == BEGAN)
 
     def beside(self, session: Session) -> bool:

@@ -224,3 +224,22 @@ def test_registrations_and_sweeps_beside_each_other_leave_no_version_without_its
     for digest in {version.digest for version in known}:
         ArtifactStore(urls[1]).verify(digest)
     assert team.root.check_audit() is None
+
+
+def age(urls):
+    """Makes everything in the store as old as can be."""
+    for path in Path(urls[1]).rglob("*"):
+        os.utime(path, (0, 0))
+
+
+def test_what_a_deleted_version_named_stays_for_the_grace_after_the_deletion(team, urls):
+    team.version(b"1")
+    team.version(b"2", model="other")
+    age(urls)
+    team.ana.delete_version("fraud/1")
+    team.ana.rename("other", "another")
+    team.ana.delete("another")
+
+    assert team.root.janitor(grace=timedelta(days=1)) == Swept(artifacts=0, blobs=0, partial=0, bytes=0)
+    assert team.root.janitor(grace=timedelta(seconds=-1)).artifacts == 2
+    assert blobs(urls) == []
