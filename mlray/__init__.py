@@ -25,7 +25,9 @@ from mlray.features.view import FeatureView
 if TYPE_CHECKING:
     from mlray.platform import Platform, connect
     from mlray.settings import Settings
+    from mlray.training.sklearn_trainer import SklearnTrainer
     from mlray.training.trainer import Trainer
+    from mlray.training.xgboost_trainer import XGBoostTrainer
 
 __all__ = [
     "Count",
@@ -50,10 +52,12 @@ __all__ = [
     "RequestSource",
     "Settings",
     "Share",
+    "SklearnTrainer",
     "Std",
     "Sum",
     "Trainer",
     "Var",
+    "XGBoostTrainer",
     "connect",
     "days",
     "hours",
@@ -67,7 +71,9 @@ _LATER = {
     "Platform": "mlray.platform",
     "Settings": "mlray.settings",
     "connect": "mlray.platform",
+    "SklearnTrainer": "mlray.training.sklearn_trainer",
     "Trainer": "mlray.training.trainer",
+    "XGBoostTrainer": "mlray.training.xgboost_trainer",
 }
 
 

@@ -23,7 +23,6 @@ from mlray.recipe import Recipe
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.config import Config
-from mlray.training.config import TrainerConfig
 from mlray.verify import LogVerification, Verification
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ def train_model(
     """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on, and a
     finished one is not trained again.
     """
-    from mlray.training.launch import train  # torch takes seconds to import
+    from mlray.training.kinds import config_of, train  # torch takes seconds to import
 
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
-    outcome = json.dumps(TrainerConfig.from_json(settings).outcome(), sort_keys=True)
+    outcome = json.dumps(config_of(settings).outcome(), sort_keys=True)
     digest = hashlib.sha256(f"{outcome}{ts.fingerprint}".encode()).hexdigest()
-    config = TrainerConfig.from_json({"run": f"{ts.service}-{digest[:12]}", **settings})
+    config = config_of({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
         return read_run(path)

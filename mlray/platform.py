@@ -49,8 +49,8 @@ from mlray.writer.writer import Writer
 
 if TYPE_CHECKING:
     from mlray.serving.app import Running
+    from mlray.training.kinds import Config
     from mlray.training.run import Run
-    from mlray.training.trainer import Trainer
 
 _READERS = 64
 """Services whose reader is kept."""
@@ -311,11 +311,12 @@ class Platform:
         known = self.registry.get(version) if isinstance(version, str) else version
         return reproduce(known, self.settings.lake)
 
-    def train(self, config: "Trainer.Config", ts: TrainingSet | WrittenSet | str | Path) -> "Run":
-        """Trains on the training set with Ray Train; see `mlray.training`. A path, under the lake where it is relative,
+    def train(self, config: "Config", ts: TrainingSet | WrittenSet | str | Path) -> "Run":
+        """Trains on the training set: a network by `Trainer.Config`, trees by `XGBoostTrainer.Config`, an estimator of
+        scikit-learn by `SklearnTrainer.Config`; see `mlray.training`. A path, under the lake where it is relative,
         is of one that `write_delta` wrote: nothing is computed again.
         """
-        from mlray.training.launch import train  # torch takes seconds to import and only this verb needs it
+        from mlray.training.kinds import train  # torch takes seconds to import and only this verb needs it
 
         self.join_ray()
         if isinstance(ts, str | Path):

@@ -14,15 +14,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
+
+from mlray.training.task import MULTICLASS, Task
 
 
 class Answer(BaseModel):
-    """One score per row, in the order of the request."""
+    """One score per row, in the order of the request: the probability of label 1, or the value."""
 
     request_id: str = Field(description="the request's X-Request-ID, or a new one; also in the prediction log")
     model: str = Field(description="the version that answered", examples=["flights/3"])
     scores: list[float] = Field(description="per row")
+    q: list[datetime] = Field(description="per row, as of when its features are, UTC")
+    features: list[dict[str, Any]] | None = Field(None, description="per row, if asked for; NaN and inf are null")
+
+
+class AnswerOfClasses(BaseModel):
+    """The probabilities of the classes per row, in the order of the request."""
+
+    request_id: str = Field(description="the request's X-Request-ID, or a new one; also in the prediction log")
+    model: str = Field(description="the version that answered", examples=["iris/3"])
+    scores: list[dict[str, float]] = Field(description="per row, the probability of each class; they sum to 1")
+    predicted: list[str] = Field(description="per row, the likeliest class")
     q: list[datetime] = Field(description="per row, as of when its features are, UTC")
     features: list[dict[str, Any]] | None = Field(None, description="per row, if asked for; NaN and inf are null")
 
@@ -58,6 +72,8 @@ class ModelCard(BaseModel):
     keys: dict[str, str] = Field(description="entity keys; an unknown one is answered as in training")
     features: dict[str, str] = Field(description="what the model reads, name to type")
     label: str
+    task: str = Field(description="binary, multiclass or regression")
+    classes: list[str] = Field(description="of a multiclass model, in the order of the prediction log's scores")
     metrics: dict[str, float | None]
     aliases: list[str] = Field(description="as they were when serving began")
     created_at: datetime
@@ -83,6 +99,14 @@ class Health(BaseModel):
     models: list[str]
     problems: list[str]
     log: LogState
+
+
+def scores(task: Task, predictions: NDArray[np.float64]) -> dict[str, Any]:
+    """The fields of an answer that say what was predicted."""
+    if task.kind != MULTICLASS:
+        return {"scores": predictions.tolist()}
+    each = [dict(zip(task.classes, row, strict=True)) for row in predictions.tolist()]
+    return {"scores": each, "predicted": task.names(predictions)}
 
 
 def vectors(table: pa.Table) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlray.serving.answer import Answer, Health, Problem, Taken
+from mlray.serving.answer import Answer, AnswerOfClasses, Health, Problem, Taken
 from mlray.serving.config import Config
+from mlray.training.task import MULTICLASS, Task
 
 DESCRIPTION = (
     "Scores of registered models. Features are read as of `q`, the request's `at` or its arrival, exactly as the "
@@ -60,9 +61,10 @@ def nullable(kind: pa.DataType) -> dict[str, Any]:
     return {**found, "type": [found["type"], "null"]}
 
 
-def answers() -> dict[int | str, dict[str, Any]]:
+def answers(task: Task) -> dict[int | str, dict[str, Any]]:
     """What POST predict gives."""
-    return {200: {"model": Answer, "description": "the scores"}, **problems(*(_MEANING.keys() - _OF_EVENTS))}
+    model = AnswerOfClasses if task.kind == MULTICLASS else Answer
+    return {200: {"model": model, "description": "the scores"}, **problems(*(_MEANING.keys() - _OF_EVENTS))}
 
 
 def events_body(config: Config) -> dict[str, Any]:

@@ -4,6 +4,9 @@ request_id, row   the request and the row's place in it      asked   struct of t
 served_at, q      when it was answered, as of when           vector  struct of the features that the model was given
                                                              score
 
+score is a double, of a multiclass model a list of them in the order of its signature's classes, with the likeliest
+class in a column `predicted`.
+
 Rows wait in memory and are appended by one thread per process; Delta orders the appends of many. An attempt that fails
 is repeated until it succeeds, so rows are there twice if it failed after its commit: (request_id, row) tells. A killed
 process loses what waited, while all is well at most `seconds` of rows; a stopped one writes it first.
@@ -23,6 +26,7 @@ from mlray.errors import LogUnavailable, TableNotFound
 from mlray.features.types import INSTANT
 from mlray.offline import delta
 from mlray.registry.model_version import ModelVersion
+from mlray.training.task import MULTICLASS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +178,11 @@ class PredictionLog:
 
 def log_rows(
     request_id: str, served_at: int, version: ModelVersion, rows: pa.Table, at: Instants, vectors: pa.Table,
-    scores: NDArray[np.float64],
+    scores: NDArray[np.float64], task: Task = Task(),  # noqa: B008 - immutable
 ) -> pa.Table:
     """One row per prediction, in the columns of the log. served_at: microseconds UTC; at: q per row."""
     count = len(scores)
+    several = task.kind == MULTICLASS
     return pa.table({
         "request_id": pa.array([request_id] * count, pa.string()),
         "row": pa.array(range(count), pa.int32()),
@@ -187,7 +192,8 @@ def log_rows(
         "version": pa.array([version.version] * count, pa.int64()),
         "asked": _struct(rows),
         "vector": _struct(vectors),
-        "score": pa.array(scores),
+        "score": pa.array(scores.tolist(), pa.list_(pa.float64())) if several else pa.array(scores),
+        **({"predicted": pa.array(task.names(scores), pa.string())} if several else {}),
     })
 
 

@@ -26,7 +26,7 @@ from mlray.training.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """scores: (n,) in row order; vectors: the features they were computed from, all of the service's."""
+    """scores: (n,) in row order, or (n, classes); vectors: the features they come from, all of the service's."""
 
     scores: NDArray[np.float64]
     vectors: pa.Table

@@ -57,9 +57,11 @@ class Server:
         self.log.check()
         found = predictor.predict(asked.rows, asked.at)
         version = predictor.version
-        self.log.add(version, log_rows(request_id, now, version, asked.rows, asked.at, found.vectors, found.scores))
+        task = predictor.model.task
+        logged = log_rows(request_id, now, version, asked.rows, asked.at, found.vectors, found.scores, task)
+        self.log.add(version, logged)
         content: dict[str, Any] = {
-            "request_id": request_id, "model": version.reference, "scores": found.scores.tolist(),
+            "request_id": request_id, "model": version.reference, **answer.scores(task, found.scores),
             "q": answer.moments(asked.at.floor),
         }
         if asked.features:
@@ -82,6 +84,7 @@ class Server:
             "request_fields": _texts({n: row[n] for n in predictor.service.request}),
             "keys": _texts({n: row[n] for n in predictor.service.keys}),
             "features": dict(predictor.model.signature.inputs), "label": version.label,
+            "task": predictor.model.task.kind, "classes": list(predictor.model.task.classes),
             "metrics": {n: answer.plain(float(v)) for n, v in version.metrics.items()},
             "aliases": list(version.aliases), "created_at": answer.instant(version.created_at),
         }
@@ -140,7 +143,7 @@ def _add_models(app: FastAPI, server: Server) -> None:
     for name in server.predictors:
         app.post(
             f"/v1/models/{name}/predict", operation_id=f"predict_{name}", summary=f"Scores of {name}", tags=["models"],
-            response_class=Response, responses=openapi.answers(),
+            response_class=Response, responses=openapi.answers(server.predictors[name].model.task),
             openapi_extra=openapi.request_body(server.rows[name], server.config),
         )(predict_as(name))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlray.errors import ConfigError, TimeError
+from mlray.training.task import KINDS
 
 PARTS = ("train", "validation", "test")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -198,15 +199,29 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """hidden: widths of the layers. dropout: share of their outputs that a training step leaves out."""
+    """model      "mlp", or a network of your own by module:Class, made with `arguments`; see network.py
+    hidden     of the MLP, widths of the layers
+    dropout    of the MLP, share of their outputs that a training step leaves out
+    """
 
+    model: str = "mlp"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        kept = (self.hidden, self.dropout) == ((128, 64), 0.1)
+        theirs = f"left out: they are the shipped network's, the settings of '{self.model}' go into arguments"
+        require(self.model == "mlp" or kept, "hidden, dropout", (self.hidden, self.dropout), theirs)
         require(all(h >= 1 for h in self.hidden), "hidden", self.hidden, "widths of at least 1")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the network is made with."""
+        shipped = {"hidden": self.hidden, "dropout": self.dropout} if self.model == "mlp" else {}
+        return {**shipped, **self.arguments}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,6 +252,7 @@ class TrainerConfig:
     storage   directory that every node sees; the run lies in `storage/<run>`
     run       name; an interrupted or shorter run of that name is continued; None: a new one
     patience  epochs without a better validation metric before the run stops; None: never
+    task      "binary", "multiclass" or "regression"; None: multiclass for a label that is text, else binary
     """
 
     split: Split
@@ -245,6 +261,7 @@ class TrainerConfig:
     seed: int = 0
     epochs: int = 10
     patience: int | None = 3
+    task: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     network: Network = field(default_factory=Network)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -260,6 +277,7 @@ class TrainerConfig:
             given = getattr(self, name)
             if isinstance(given, Mapping):
                 object.__setattr__(self, name, section(kind, given))
+        require(self.task in (None, *KINDS), "task", self.task, f"None or one of {', '.join(KINDS)}")
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

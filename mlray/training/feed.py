@@ -20,11 +20,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Encoded rows: (n, width) float32, (n, texts) int32, (n,) float32 labels and factors on their losses."""
+    """Encoded rows: (n, width) float32, (n, texts) int32, (n,) labels as the task encodes them, (n,) float32 factors on
+    their losses.
+    """
 
     numbers: NDArray[np.float32]
     codes: NDArray[np.int32]
-    labels: NDArray[np.float32]
+    labels: NDArray[Any]
     weights: NDArray[np.float32]
 
     def __len__(self) -> int:

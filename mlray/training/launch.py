@@ -1,5 +1,6 @@
 """Starts a training on the cluster and waits for its end: prepare the data, run the loop on Ray Train, make the Run."""
 
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,13 +17,15 @@ from mlray.offline.written import Told
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.provenance import capture
 from mlray.training import optimization
-from mlray.training.checkpoint import RunDirectory
+from mlray.training.checkpoint import History, RunDirectory
 from mlray.training.config import TrainerConfig
 from mlray.training.model import Signature
+from mlray.training.network import code_of, definition_of
 from mlray.training.preparation import Columns, Prepared, instant, prepare
 from mlray.training.preprocessing import kind
 from mlray.training.progress import OnEpoch, OnStatus, shown
 from mlray.training.run import Run
+from mlray.training.task import BINARY, Task, kind_of
 from mlray.training.workers import Job, check_room, choose_gpu, fit
 
 
@@ -58,8 +61,9 @@ def train(
     gpu = choose_gpu(config.resources, cluster)
     check_room(config.resources, cluster)
     optimization.check(config.optimizer, config.schedule)
+    definition_of(config.network.model, config.network.settings)
     with shown(None if on_epoch or on_status else Console(stderr=True)) as told:
-        begun = begin(config, ts)
+        begun = begin(config, ts, model=config.network.model, code_sha256=code_of(config.network.model))
         job = Job(
             config=config,
             preprocessing=begun.prepared.preprocessing,
@@ -71,29 +75,40 @@ def train(
     return finished(begun, config, ts, found | {"seconds_data": begun.seconds})
 
 
-def begin(config: TrainerConfig, ts: TrainingData) -> Begun:
-    """Claims the run's directory and prepares its data."""
+def begin(
+    config: Any, ts: TrainingData, *, model: str, task: str | None = None, code_sha256: str | None = None
+) -> Begun:
+    """Claims the run's directory and prepares its data. config: that of any trainer; model, code_sha256: as the
+    signature has them; task: where it is not for the configuration and the label to say.
+    """
     started = time.monotonic()
-    columns = read_columns(ts, config)
+    columns = read_columns(ts, config, task)
     name = config.run or f"{ts.service}-{uuid.uuid4().hex[:8]}"
     directory = RunDirectory(Path(config.storage).absolute() / name)
-    directory.claim({**config.identity(), "features": list(columns.kinds), "fingerprint": ts.fingerprint})
+    code = {"code_sha256": code_sha256} if code_sha256 else {}
+    directory.claim({**config.identity(), **code, "features": list(columns.kinds), "fingerprint": ts.fingerprint})
     prepared = prepare(ts.dataset.select_columns(columns.names()), columns, config)
+    inputs = {feature: str(ts.schema.field(feature).type) for feature in columns.kinds}
     return Begun(
         name=name,
         columns=columns,
         prepared=prepared,
-        signature=Signature(inputs={f: str(ts.schema.field(f).type) for f in columns.kinds}, label=columns.label),
+        signature=Signature.of(inputs, columns.label, prepared.task, model=model, code_sha256=code_sha256),
         directory=directory,
         started=started,
         seconds=time.monotonic() - started,
     )
 
 
-def finished(begun: Begun, config: TrainerConfig, ts: TrainingData, metrics: Mapping[str, float]) -> Run:
-    """The run, whose model lies in its directory; its gate is written beside it."""
+def finished(
+    begun: Begun, config: Any, ts: TrainingData, metrics: Mapping[str, float], history: History | None = None
+) -> Run:
+    """The run, whose model lies in its directory; its gate is written beside it. history: where the directory has none
+    of epochs.
+    """
     directory, columns = begun.directory, begun.columns
-    write_gates(directory.model, begun.name, {"evaluation": evaluation(metrics["test_auc"], config)})
+    gate = evaluation(metrics, begun.prepared.task, config.gates.min_auc)
+    write_gates(directory.model, begun.name, {"evaluation": gate})
     return Run(
         id=begun.name,
         metrics={**metrics, **counts(begun.prepared), "seconds": time.monotonic() - begun.started},
@@ -108,11 +123,11 @@ def finished(begun: Begun, config: TrainerConfig, ts: TrainingData, metrics: Map
         label=columns.label,
         config=config.to_json(),
         provenance=capture() | {"training_set": ts.recorded, "content": spelt([begun.prepared.statistics.content])},
-        history=directory.history(),
+        history=directory.history() if history is None else history,
     )
 
 
-def read_columns(ts: TrainingData, config: TrainerConfig) -> Columns:
+def read_columns(ts: TrainingData, config: Any, task: str | None = None) -> Columns:
     """The features that the model reads, the label and the time; refused where they cannot be trained on."""
     if ts.label is None:
         raise DefinitionError("the training set has no label; pass label=... to build_training_set")
@@ -129,8 +144,8 @@ def read_columns(ts: TrainingData, config: TrainerConfig) -> Columns:
     for name in (*used, ts.label, ts.timestamp, *([weight] if weight else [])):
         if name not in ts.schema.names:
             raise SchemaError.missing_column("training", name, "the training set", ts.schema.names)
-    if kind(ts.label, ts.schema.field(ts.label).type) != "number":
-        raise SchemaError(f"label '{ts.label}' is {ts.schema.field(ts.label).type}; make it a boolean, or 0 and 1")
+    label_type = ts.schema.field(ts.label).type
+    known = kind_of(ts.label, label_type, task or config.task)
     if not used:
         raise DefinitionError(f"service '{ts.service}' has no feature left to train on; ignored are {ignored}")
     if ts.timestamp in used:
@@ -142,12 +157,19 @@ def read_columns(ts: TrainingData, config: TrainerConfig) -> Columns:
     if weight and kind(weight, ts.schema.field(weight).type) != "number":
         raise SchemaError(f"weight '{weight}' is {ts.schema.field(weight).type}; it must be a number")
     kinds = {name: kind(name, ts.schema.field(name).type) for name in used}
-    return Columns(kinds=kinds, label=ts.label, timestamp=ts.timestamp, weight=weight)
+    return Columns(
+        kinds=kinds, label=ts.label, timestamp=ts.timestamp, weight=weight, task=known, label_type=label_type
+    )
 
 
-def evaluation(auc: float, config: TrainerConfig) -> Gate:
-    """The gate: whether the model is as good on the test rows as it has to be. No AUC, as of one class only, is not."""
-    return Gate(passed=auc >= config.gates.min_auc, value=auc, threshold=config.gates.min_auc)
+def evaluation(metrics: Mapping[str, float], task: Task, min_auc: float) -> Gate:
+    """The gate: whether the model is as good on the test rows as it has to be. No AUC, as of one class only, is not.
+    Of a task other than a binary one the value is its metric, and nothing is asked for but a number.
+    """
+    value = metrics[f"test_{task.metric}"]
+    if task.kind == BINARY:
+        return Gate(passed=value >= min_auc, value=value, threshold=min_auc)
+    return Gate(passed=math.isfinite(value), value=value)
 
 
 def counts(prepared: Prepared) -> dict[str, float]:

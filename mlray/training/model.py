@@ -1,90 +1,104 @@
-"""The shipped classifier: embeddings of the texts beside the scaled numbers, then a perceptron; and its directory.
+"""A trained model of any kind, with all that is needed to feed it; and its directory.
 
-model.safetensors   weights, float32        preprocessing.json   see preprocessing.py
-model.json          class and architecture  signature.json       inputs (name -> type), label, output
+model.json           kind, class, settings            preprocessing.json   see preprocessing.py
+model.safetensors    weights of a network, float32    signature.json       inputs (name -> type), label, output, task,
+model.skops          a scikit-learn estimator                              classes, class and digest of its code
+model.ubj            trees of XGBoost
+
+Nothing is pickled: reading a directory runs no code of it. A network's class is imported by its path.
 """
 
-import copy
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from mlray.errors import CorruptArtifact
-from mlray.training.preprocessing import FIRST, Preprocessing
+from mlray.errors import ConfigError, CorruptArtifact, MlrayError
+from mlray.training.network import NetworkScorer
+from mlray.training.preprocessing import Preprocessing
+from mlray.training.task import Task
 
 MODEL_FILES = ("model.safetensors", "model.json", "preprocessing.json", "signature.json")
+"""Of a network."""
 
-
-class TabularMLP(nn.Module):
-    """(n, width) numbers and (n, len(sizes)) codes to (n,) logits. No layer looks at two rows at once."""
-
-    @dataclass(frozen=True, kw_only=True, slots=True)
-    class Config:
-        width: int
-        sizes: tuple[int, ...]
-        hidden: tuple[int, ...] = (128, 64)
-        dropout: float = 0.1
-
-        def build(self) -> "TabularMLP":
-            return TabularMLP(self)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embeddings = nn.ModuleList(map(embedding, config.sizes))
-        width = config.width + sum(map(embedding_width, config.sizes))
-        layers: list[nn.Module] = []
-        for hidden in config.hidden:
-            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
-            width = hidden
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
-
-    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
-        embedded = [table(codes[:, i]) for i, table in enumerate(self.embeddings)]
-        logits: Tensor = self.layers(torch.cat([numbers, *embedded], dim=1))
-        return logits.squeeze(1)
-
-
-def embedding(size: int) -> nn.Embedding:
-    """(size, embedding_width(size)) small random weights."""
-    table = nn.Embedding(size, embedding_width(size))
-    nn.init.normal_(table.weight, std=size**-0.5)
-    nn.init.zeros_(table.weight[:FIRST].detach())  # a bucket that training never meets says nothing
-    return table
-
-
-def embedding_width(size: int) -> int:
-    """A common rule of thumb: grows slowly with the vocabulary, at most 32."""
-    return int(min(32, round(1.6 * size**0.56)))
-
-
-NETWORKS: Mapping[str, type[TabularMLP]] = {"TabularMLP": TabularMLP}
+_LOADED_BY: Mapping[str, str] = {
+    "network": "mlray.training.network:NetworkScorer",
+    "sklearn": "mlray.training.sklearn_model:SklearnScorer",
+    "xgboost": "mlray.training.xgboost_model:BoosterScorer",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """What the model takes and gives: feature name -> Arrow type as text, in service order."""
+    """What the model takes and gives: feature name -> Arrow type as text, in service order.
+
+    task, classes: see task.py. model: the network's name or path, or the estimator's; code_sha256: of the file that a
+    user's own stands in.
+    """
 
     inputs: dict[str, str]
     label: str
     output: str = "probability: double"
+    task: str = "binary"
+    classes: tuple[str, ...] = ()
+    model: str = "mlp"
+    code_sha256: str | None = None
+
+    @classmethod
+    def of(
+        cls, inputs: Mapping[str, str], label: str, task: Task, *, model: str, code_sha256: str | None = None
+    ) -> "Signature":
+        return cls(
+            inputs=dict(inputs),
+            label=label,
+            output=task.output,
+            task=task.kind,
+            classes=task.classes,
+            model=model,
+            code_sha256=code_sha256,
+        )
+
+    @property
+    def known_task(self) -> Task:
+        return Task(kind=self.task, classes=self.classes)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Signature":
+        return cls(**{**plain, "classes": tuple(plain.get("classes", ()))})
+
+
+class Scorer(Protocol):
+    """What turns encoded rows into predictions: the part of a model that was trained."""
+
+    @property
+    def model(self) -> str:
+        """The name or path by which it was asked for."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The feature behind each column of what the scorer reads."""
+
+    def scores(self, numbers: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """(n,) or (n, classes) predictions, see task.py; a row's do not depend on its neighbours."""
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Writes its own file; what is needed besides to load it again, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trained network with all that is needed to feed it."""
+    """A trained scorer, the preprocessing before it, and what it takes and gives."""
 
-    network: TabularMLP
+    scorer: Scorer
     preprocessing: Preprocessing
     signature: Signature
 
@@ -92,66 +106,61 @@ class Model:
     def features(self) -> tuple[str, ...]:
         return tuple(self.signature.inputs)
 
-    def predict(self, table: pa.Table) -> NDArray[np.float64]:
-        """(n,) probabilities of label 1, in row order; columns beyond `features` are ignored.
+    @property
+    def task(self) -> Task:
+        return self.signature.known_task
 
-        Computed in float64, so that a row alone and in a batch agree within 1e-12.
+    @property
+    def network(self) -> nn.Module:
+        """Of a model that is one."""
+        assert isinstance(self.scorer, NetworkScorer), f"'{self.scorer.model}' is no network"
+        return self.scorer.module
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The feature behind each column of what the scorer reads."""
+        return self.scorer.columns
+
+    def predict(self, table: pa.Table) -> NDArray[np.float64]:
+        """(n,) probabilities of label 1 or values, or (n, classes) probabilities, in row order; columns beyond
+        `features` are ignored. A row alone and in a batch agree within 1e-12, of trees to the bit.
         """
         encoded = self.preprocessing.encode(table)
-        return probabilities(scoring(self.network), encoded.numbers, encoded.codes)
+        return self.scorer.scores(encoded.numbers, encoded.codes)
 
     def save(self, directory: str | Path) -> None:
         """Writes the four files; the directory is made where it is missing."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
-        weights = {n: t.detach().cpu().float().contiguous() for n, t in self.network.state_dict().items()}
-        save_file(weights, path / "model.safetensors")
-        architecture = {"class": type(self.network).__name__, "config": asdict(self.network.config)}
-        write_json(path / "model.json", architecture)
+        kind = next(kind for kind, place in _LOADED_BY.items() if place.endswith(f":{type(self.scorer).__name__}"))
+        shape = {"width": self.preprocessing.width, "sizes": self.preprocessing.sizes}
+        write_json(path / "model.json", {"kind": kind, "class": self.scorer.model, **shape, **self.scorer.save(path)})
         self.preprocessing.save(path / "preprocessing.json")
         write_json(path / "signature.json", asdict(self.signature))
 
 
-def scoring(network: TabularMLP, device: torch.device | str = "cpu") -> TabularMLP:
-    """A copy in float64 and evaluation mode; the network itself where it already is that."""
-    weight = next(network.parameters())
-    if weight.dtype == torch.float64 and not network.training:
-        return network
-    return copy.deepcopy(network).to(device).double().eval()
-
-
-def probabilities(network: TabularMLP, numbers: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float64]:
-    """(n,) probabilities by a network of `scoring`, on its device, 16,384 rows at a time."""
-    device = next(network.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(numbers), 16_384):
-            rows = slice(start, start + 16_384)
-            x = torch.from_numpy(np.asarray(numbers[rows], np.float64)).to(device)
-            c = torch.from_numpy(np.asarray(codes[rows], np.int64)).to(device)
-            parts.append(torch.sigmoid(network(x, c)).cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
 def load_model(directory: str | Path) -> Model:
-    """The model saved in `directory`; CorruptArtifact where a file is missing, torn or of another architecture."""
+    """The model saved in `directory`. CorruptArtifact where a file is missing, torn or of another model; ConfigError
+    where code that it needs is not installed, DefinitionChanged where that is not the code it was trained with.
+    """
     path = Path(directory)
-    try:
-        architecture = read_json(path / "model.json")
-        config = architecture["config"]
-        network = (
-            NETWORKS[architecture["class"]]
-            .Config(**{**config, "sizes": tuple(config["sizes"]), "hidden": tuple(config["hidden"])})
-            .build()
-        )
-        network.load_state_dict(load_file(path / "model.safetensors"))
-        signature = Signature(**read_json(path / "signature.json"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CorruptArtifact(f"{path} does not hold a model of this version ({error!r}); restore it") from error
     preprocessing = Preprocessing.load(path / "preprocessing.json")
-    if (preprocessing.width, preprocessing.sizes) != (network.config.width, network.config.sizes):
-        raise CorruptArtifact(f"{path}: preprocessing.json and model.json are not of one model; restore it")
-    return Model(scoring(network), preprocessing, signature)
+    try:
+        saved = read_json(path / "model.json")
+        signature = Signature.from_json(read_json(path / "signature.json"))
+        if (preprocessing.width, preprocessing.sizes) != (saved["width"], tuple(saved["sizes"])):
+            raise CorruptArtifact(f"{path}: preprocessing.json and model.json are not of one model; restore it")
+        module, _, name = _LOADED_BY[saved["kind"]].partition(":")
+        loader = getattr(importlib.import_module(module), name)
+        scorer: Scorer = loader.load(path, saved, preprocessing, signature.known_task, signature.code_sha256)
+    except MlrayError:
+        raise
+    except ModuleNotFoundError as error:
+        needed = f"which needs a package: pip install 'mlray[{saved['kind']}]' ({error})"
+        raise ConfigError(f"{path} holds a model of {saved['kind']}, {needed}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, BadZipFile) as error:
+        raise CorruptArtifact(f"{path} does not hold a model of this version ({error!r}); restore it") from error
+    return Model(scorer, preprocessing, signature)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,20 +17,21 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from mlray.errors import ConfigError, TrainingFailed
+from mlray.errors import TrainingFailed
 from mlray.offline.fingerprint import unordered
-from mlray.training.config import PARTS, Split, TrainerConfig
+from mlray.training import labels
+from mlray.training.columns import number_column
+from mlray.training.config import PARTS, Split
 from mlray.training.feed import Part, Rows, content_hash
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.statistics import (
     Moments,
     Statistics,
     merge,
-    number_column,
     observe_categories,
-    observe_labels,
     observe_weights,
 )
+from mlray.training.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,15 @@ Hashed = tuple[NDArray[np.uint64], Rows]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """What is read of the training set: `kinds` maps each feature of the model to 'number' or 'text'; `weight` is a
-    factor on the loss of a row.
+    factor on the loss of a row; `task` is the kind of the task, and `label_type` the label's.
     """
 
     kinds: Mapping[str, str]
     label: str
     timestamp: str
     weight: str | None = None
+    task: str = "binary"
+    label_type: pa.DataType = pa.bool_()  # noqa: RUF009 - immutable
 
     def names(self) -> list[str]:
         """The columns that `assign_parts` reads."""
@@ -70,10 +73,14 @@ class Prepared:
     preprocessing: Preprocessing
     statistics: Statistics
     unseen: dict[str, int]
+    task: Task
 
 
-def prepare(dataset: Any, columns: Columns, config: TrainerConfig) -> Prepared:
-    """Executes `dataset`, learns the preprocessing on the training part, and encodes all parts."""
+def prepare(dataset: Any, columns: Columns, config: Any) -> Prepared:
+    """Executes `dataset`, learns the preprocessing on the training part, and encodes all parts.
+
+    config: that of any trainer; its split and sampling are read.
+    """
     assigned = dataset.map_batches(
         assign_parts,
         batch_format="pyarrow",
@@ -85,9 +92,10 @@ def prepare(dataset: Any, columns: Columns, config: TrainerConfig) -> Prepared:
     check(seen, columns, config)
     preprocessing = Preprocessing.learn(columns.kinds, seen, config.sampling.max_categories)
     rows = {part: seen.rows[number] for number, part in enumerate(PARTS)}
-    factors = class_factors(config.sampling.class_weights, seen)
-    parts, unseen = encode(blocks, Encoding(preprocessing, columns, factors), rows)
-    return Prepared(parts, preprocessing, seen, unseen)
+    task = labels.task_for(columns.task, columns.label_type, seen.labels)
+    factors = labels.class_weights(config.sampling.class_weights, task, seen.labels)
+    parts, unseen = encode(blocks, Encoding(preprocessing, columns, task, factors), rows)
+    return Prepared(parts, preprocessing, seen, unseen, task)
 
 
 def assign_parts(table: pa.Table, columns: Columns, split: Split) -> pa.Table:
@@ -110,7 +118,8 @@ def parts_of(times: NDArray[np.int64], split: Split) -> NDArray[np.int8]:
 def observe(table: pa.Table, columns: Columns) -> Statistics:
     """The statistics of one block of `assign_parts`."""
     part = table.column(PART).to_numpy()
-    seen = observe_labels(table.column(columns.label), part)
+    known = labels.observe(columns.task, table.column(columns.label), part)
+    seen = Statistics(rows=Counter(part.tolist()), labels=known)
     seen.content = unordered(table.select([*columns.kinds, columns.label]))
     times = table.column(TIME).to_numpy()
     seen.first, seen.last = (int(times.min()), int(times.max())) if len(times) else (None, None)
@@ -125,30 +134,15 @@ def observe(table: pa.Table, columns: Columns) -> Statistics:
     return seen
 
 
-def check(seen: Statistics, columns: Columns, config: TrainerConfig) -> None:
+def check(seen: Statistics, columns: Columns, config: Any) -> None:
     """Refuses labels and splits from which nothing can be learned or measured."""
-    if seen.other_labels:
-        raise TrainingFailed(
-            f"label '{columns.label}' must be 0 or 1 (or false or true); it also has {', '.join(seen.other_labels)}"
-        )
-    inside = {number: seen.rows[number] for number in range(len(PARTS))}
-    missing = sum(seen.missing_labels[number] for number in inside)
-    if missing:
-        raise TrainingFailed(
-            f"label '{columns.label}' is null in {missing} of {sum(inside.values())} rows; filter them out of the spine"
-        )
     for number, part in enumerate(PARTS):
         if not seen.rows[number]:
             raise TrainingFailed(
                 f"split: no row lies in the {part} part ({config.split}); "
                 f"'{columns.timestamp}' goes from {instant(seen.first)} to {instant(seen.last)}; move the split"
             )
-        if seen.positives[number] in (0, seen.rows[number]):
-            value = 1 if seen.positives[number] else 0
-            raise TrainingFailed(
-                f"label '{columns.label}' is {value} in all {seen.rows[number]} rows of the {part} part; "
-                "there is nothing to tell apart: check the label or move the split"
-            )
+    labels.check(columns.task, columns.label, seen.labels, seen.rows, PARTS)
     if seen.bad_weights or (columns.weight and not seen.positive_weights):
         raise TrainingFailed(
             f"weight '{columns.weight}' is negative, infinite or null in {seen.bad_weights} of {seen.rows[0]} training "
@@ -163,34 +157,27 @@ def check(seen: Statistics, columns: Columns, config: TrainerConfig) -> None:
         )
 
 
-def class_factors(weights: str | Mapping[str, float] | None, seen: Statistics) -> tuple[float, float]:
-    """The factors on the losses of labels 0 and 1."""
-    positives, rows = seen.positives[0], seen.rows[0]
-    if weights == "balanced":
-        return rows / (2 * (rows - positives)), rows / (2 * positives)
-    given = weights if isinstance(weights, Mapping) else {}
-    for label in given:
-        if label not in ("0", "1"):
-            raise ConfigError.unknown_key("training: class_weights", label, ("0", "1"))
-    return given.get("0", 1.0), given.get("1", 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a row of `assign_parts` becomes one of `Rows`; `factors` are on the losses of labels 0 and 1."""
+    """How a row of `assign_parts` becomes one of `Rows`; `factors` are on the losses of the classes, () for none."""
 
     preprocessing: Preprocessing
     columns: Columns
-    factors: tuple[float, float] = (1.0, 1.0)
+    task: Task
+    factors: tuple[float, ...] = ()
 
     def rows(self, table: pa.Table) -> tuple[Rows, Counter[str]]:
         """The encoded rows, and the unseen categories."""
         encoded = self.preprocessing.encode(table)
-        labels = number_column(table.column(self.columns.label)).astype(np.float32)
-        weights = np.where(labels > 0, self.factors[1], self.factors[0])
+        labels = self.task.encode(table.column(self.columns.label))
+        weights = self.weights(labels)
         if self.columns.weight:
             weights = weights * number_column(table.column(self.columns.weight))
         return Rows(encoded.numbers, encoded.codes, labels, weights.astype(np.float32)), encoded.unseen
+
+    def weights(self, encoded: NDArray[Any]) -> NDArray[np.float64]:
+        """The factor of each row's class."""
+        return np.asarray(self.factors)[encoded.astype(np.int64)] if self.factors else np.ones(len(encoded))
 
 
 def encode(

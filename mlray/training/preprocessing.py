@@ -18,7 +18,8 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from mlray.errors import CorruptArtifact, SchemaError
-from mlray.training.statistics import Moments, Statistics, number_column, squash, text_column
+from mlray.training.columns import number_column, text_column
+from mlray.training.statistics import Moments, Statistics, squash
 
 UNSEEN, MISSING, FIRST = 0, 1, 2
 CLIP = 8.0

@@ -16,9 +16,11 @@ OnStatus = Callable[[Status], None]
 
 
 def epoch_text(metrics: Mapping[str, float]) -> str:
-    """One epoch in one line: its loss, the metrics of its validation part, its speed."""
+    """One epoch in one line: its loss, the metrics of its validation part, its speed; of a round of trees the loss."""
     validation = {k.removeprefix("validation_"): v for k, v in metrics.items() if k.startswith("validation_")}
     found = ", ".join(f"{name} {value:.4f}" for name, value in validation.items())
+    if "round" in metrics:
+        return f"round {metrics['round']:.0f}: validation {found}"
     speed = f"{metrics['rows_per_second']:,.0f} rows/s"
     return f"epoch {metrics['epoch']:.0f}: loss {metrics['train_loss']:.4f}, validation {found}, {speed}"
 

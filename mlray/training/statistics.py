@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlray.training.columns import number_column, text_column
+from mlray.training.labels import Labels
+
 GRID = 1 << 32
 CHUNK = 1 << 20
 LARGEST = float(np.finfo(np.float64).max)
@@ -23,16 +26,6 @@ def squash(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """sign(x) * log1p(|x|); an infinity is taken as the largest finite double, NaN stays NaN."""
     finite = np.clip(values, -LARGEST, LARGEST)
     return np.copysign(np.log1p(np.abs(finite)), finite)
-
-
-def number_column(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """(n,) float64 of a numeric, boolean or all-null column; null is NaN."""
-    return np.ascontiguousarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def text_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A string, large_string, dictionary or all-null column as large_string."""
-    return column.cast(pa.large_string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +68,13 @@ class Moments:
 
 @dataclass(slots=True)
 class Statistics:
-    """Of any set of rows: per part the rows and labels, and of the training part the moments, categories and weights.
+    """Of any set of rows: per part the rows, the labels, and of the training part the moments, categories and weights.
 
     bad_weights: negative, infinite or missing ones. content: the digest of all rows, see offline/content.py.
     """
 
     rows: Counter[int] = field(default_factory=Counter)
-    positives: Counter[int] = field(default_factory=Counter)
-    missing_labels: Counter[int] = field(default_factory=Counter)
-    other_labels: Counter[str] = field(default_factory=Counter)
+    labels: Labels = field(default_factory=Labels)
     bad_weights: int = 0
     positive_weights: int = 0
     content: tuple[int, int] = (0, 0)
@@ -91,19 +82,6 @@ class Statistics:
     last: int | None = None
     numbers: dict[str, Moments] = field(default_factory=dict)
     categories: dict[str, Counter[str]] = field(default_factory=dict)
-
-
-def observe_labels(label: pa.ChunkedArray, part: NDArray[np.int8]) -> Statistics:
-    """Counts per part; a value that is neither 0, 1 nor null is counted as it prints."""
-    values = number_column(label)
-    missing = np.isnan(values)
-    other = values[~missing & (values != 0) & (values != 1)]
-    return Statistics(
-        rows=Counter(part.tolist()),
-        positives=Counter(part[values == 1].tolist()),
-        missing_labels=Counter(part[missing].tolist()),
-        other_labels=Counter(map(str, other[:100].tolist())),
-    )
 
 
 def observe_weights(column: pa.ChunkedArray) -> tuple[int, int]:
@@ -124,9 +102,7 @@ def merge(many: Iterable[Statistics]) -> Statistics:
     whole = Statistics()
     for one in many:
         whole.rows.update(one.rows)
-        whole.positives.update(one.positives)
-        whole.missing_labels.update(one.missing_labels)
-        whole.other_labels.update(one.other_labels)
+        whole.labels.add(one.labels)
         whole.bad_weights += one.bad_weights
         whole.positive_weights += one.positive_weights
         first, second = ((a + b) % (1 << 64) for a, b in zip(whole.content, one.content, strict=True))

@@ -1,6 +1,5 @@
 """The training loop, as each worker runs it. `train` in launch.py starts the workers and gives them their data."""
 
-import copy
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,13 +19,13 @@ from mlray.training.checkpoint import Progress, RunDirectory, Snapshot, best_epo
 from mlray.training.config import TrainerConfig
 from mlray.training.feed import Rows, Stream, ahead, batches, share
 from mlray.training.group import Group
-from mlray.training.model import Model, Signature, TabularMLP, load_model
+from mlray.training.model import Model, Signature, load_model
+from mlray.training.network import Features, NetworkScorer
 from mlray.training.optimization import Gradients, advance, build_optimizer, build_schedule
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.saver import Saver
 from mlray.training.status import EVERY_SECONDS, Status
 from mlray.training.step_log import Step, StepLog
-from mlray.training.task import Binary
 
 OF_ONE_EPOCH = ("epoch", "step", "seconds", "waited", "rows_per_second")
 
@@ -63,15 +62,12 @@ class Trainer:
         self.group = group
         self.report = report
         self.clock = clock
-        self.task = Binary()
+        self.task = signature.known_task
         torch.manual_seed(config.seed)
-        architecture = TabularMLP.Config(
-            width=preprocessing.width,
-            sizes=preprocessing.sizes,
-            hidden=config.network.hidden,
-            dropout=config.network.dropout,
-        )
-        self.network = architecture.build().to(group.device)
+        features = Features.of(preprocessing, self.task)
+        scorer = NetworkScorer.build(config.network.model, config.network.settings, features)
+        self.scorer = scorer.learned(rows.labels for rows in streams["train"]())
+        self.network = self.scorer.module.to(group.device)
         self.forward = compiled(self.network, group.device) if config.precision.compile else self.network
         self.gradients = Gradients(self.network.parameters())
         self.optimizer = build_optimizer(config.optimizer, self.network.parameters())
@@ -164,7 +160,7 @@ class Trainer:
         )
         with self.autocast():
             outputs = self.forward(numbers, codes)
-        losses = self.task.losses(outputs.float(), labels)
+        losses = self.scorer.losses(outputs.float(), labels)
         return (losses * weights).sum() / self.config.sampling.batch_size
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -177,7 +173,7 @@ class Trainer:
         at, epoch = self.progress, self.progress.epoch + 1
         passed = self.clock() - self.epoch_began
         metrics: dict[str, float] = {"epoch": epoch, "step": at.step, "train_loss": at.loss / self.rows["train"]}
-        metrics |= self.score(self.task.scorer(self.network, self.group.device), "validation")
+        metrics |= self.score(self.scorer.scoring(self.group.device), "validation")
         if self.metric not in metrics:
             known = [name.removeprefix("validation_") for name in metrics if name.startswith("validation_")]
             raise ConfigError.unknown_key("training: checkpoint.metric", self.metric.removeprefix("validation_"), known)
@@ -204,15 +200,14 @@ class Trainer:
         ).write(self.directory.status)
         self.told_at = self.began
 
-    def score(self, scorer: Any, part: str) -> dict[str, float]:
+    def score(self, scorer: NetworkScorer, part: str) -> dict[str, float]:
         """Metrics over every row of the part: each rank scores its share, all see all scores."""
-        scores, labels = [np.zeros(0)], [np.zeros(0)]
+        mine = [np.zeros((1 + self.task.outputs, 0))]
         for rows in share(self.streams[part], rank=self.group.rank, world=self.group.world):
-            scores.append(self.task.scores(scorer, rows.numbers, rows.codes))
-            labels.append(rows.labels.astype(np.float64))
-        mine = np.stack([np.concatenate(labels), np.concatenate(scores)])
-        every = self.group.gather(mine, self.rows[part])
-        return {f"{part}_{name}": value for name, value in self.task.metrics(every[0], every[1]).items()}
+            mine.append(np.vstack([rows.labels, scorer.scores(rows.numbers, rows.codes).T]))
+        labels, *scores = self.group.gather(np.concatenate(mine, axis=1), self.rows[part])
+        found = scorer.metrics(labels, scores[0] if self.task.outputs == 1 else np.stack(scores, axis=1))
+        return {f"{part}_{name}": value for name, value in found.items()}
 
     def is_due(self) -> bool:
         """Whether a checkpoint is, within an epoch. Its end makes one anyway."""
@@ -252,7 +247,7 @@ class Trainer:
         """A copy that the next step does not change."""
         return Snapshot(
             progress=self.progress,
-            model=Model(copy.deepcopy(self.network).cpu(), self.preprocessing, self.signature),
+            model=Model(self.scorer.copied(), self.preprocessing, self.signature),
             optimizer=copied(self.optimizer.state_dict()),
             schedule=None if self.schedule is None else copied(self.schedule.state_dict()),
         )
@@ -272,7 +267,9 @@ class Trainer:
         self.settle()
         best = self.best(1)[0]
         model = load_model(self.directory.checkpoint(int(best["step"])))
-        metrics = best | self.score(self.task.scorer(model.network, self.group.device), "test")
+        assert isinstance(model.scorer, NetworkScorer)
+        model.network.to(self.group.device)
+        metrics = best | self.score(model.scorer, "test")
         if self.group.rank == 0:
             self.saver.save(lambda: self.publish(int(best["step"])))
         self.settle()

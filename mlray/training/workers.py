@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -23,7 +24,7 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
-from mlray.training.checkpoint import RunDirectory
+from mlray.training.checkpoint import History, RunDirectory
 from mlray.training.config import Resources, TrainerConfig
 from mlray.training.feed import Part
 from mlray.training.group import Group
@@ -37,6 +38,14 @@ logger = logging.getLogger(__name__)
 
 DATA_CPUS = 1
 """What the tasks need that prepare the data, and make a block again that was lost with its node."""
+
+
+class Watched(Protocol):
+    """Where a run keeps what it has done."""
+
+    @property
+    def status(self) -> Path: ...
+    def history(self) -> History: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +195,7 @@ def starts(directory: RunDirectory) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def watched(directory: RunDirectory, on_epoch: OnEpoch, on_status: OnStatus) -> Iterator[None]:
+def watched(directory: Watched, on_epoch: OnEpoch, on_status: OnStatus) -> Iterator[None]:
     """Calls, in a thread of its own, `on_epoch` once for each epoch that is committed inside, `on_status` with news."""
     over = threading.Event()
     watcher = threading.Thread(target=watch, args=(directory, on_epoch, on_status, over), daemon=True)
@@ -198,7 +207,7 @@ def watched(directory: RunDirectory, on_epoch: OnEpoch, on_status: OnStatus) -> 
         watcher.join()
 
 
-def watch(directory: RunDirectory, on_epoch: OnEpoch, on_status: OnStatus, over: threading.Event) -> None:
+def watch(directory: Watched, on_epoch: OnEpoch, on_status: OnStatus, over: threading.Event) -> None:
     told, heard = len(directory.history()), Status.read(directory.status)
     while True:
         last_look = over.wait(EVERY_SECONDS)

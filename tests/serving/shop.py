@@ -22,9 +22,11 @@ from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.predictor import Predictor, pinned_service, vector_types
-from mlray.training.model import Model, Signature, TabularMLP, load_model
+from mlray.training.model import Model, Signature, load_model
+from mlray.training.network import Features, NetworkScorer
 from mlray.training.preprocessing import Number, Preprocessing, Text
 from mlray.training.run import Run
+from mlray.training.task import Task
 
 Connect = Callable[..., httpx.Client]
 """Serves the shop's model with the settings given, at noon, and connects to it."""
@@ -139,8 +141,8 @@ def model(types: pa.Schema) -> Model:
                     if not pa.types.is_string(f.type))
     preprocessing = Preprocessing(numbers=numbers, texts=texts)
     torch.manual_seed(7)
-    network = TabularMLP.Config(width=preprocessing.width, sizes=preprocessing.sizes, hidden=(8,)).build()
-    return Model(network, preprocessing, Signature(inputs={f.name: str(f.type) for f in types}, label="is_fraud"))
+    scorer = NetworkScorer.build("mlp", {"hidden": (8,)}, Features.of(preprocessing, Task()))
+    return Model(scorer, preprocessing, Signature(inputs={f.name: str(f.type) for f in types}, label="is_fraud"))
 
 
 def run(checkpoint: Path, features: list[str]) -> Run:

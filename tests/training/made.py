@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
+from mlray.training import labels
 from mlray.training.checkpoint import RunDirectory
 from mlray.training.config import PARTS, Split
 from mlray.training.feed import Rows
 from mlray.training.model import Signature
-from mlray.training.preparation import Columns, Encoding, assign_parts, class_factors, observe, order, scatter
+from mlray.training.preparation import Columns, Encoding, assign_parts, observe, order, scatter
 from mlray.training.preprocessing import Preprocessing, kind
+from mlray.training.task import Task
 from mlray.training.trainer import Trainer
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,7 +67,7 @@ def parts(
     block = assign_parts(data, read, SPLIT)
     seen = observe(block, read)
     preprocessing = Preprocessing.learn(read.kinds, seen, max_categories=100)
-    encoding = Encoding(preprocessing, read, class_factors(class_weights, seen))
+    encoding = Encoding(preprocessing, read, Task(), labels.class_weights(class_weights, Task(), seen.labels))
     _, scattered = scatter(block, encoding, [1, 1, 1])
     return preprocessing, {part: order(shard) for part, shard in zip(PARTS, scattered, strict=True)}
 

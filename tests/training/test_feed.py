@@ -6,6 +6,7 @@ import pytest
 
 from mlray.training.feed import Rows, ahead, batches, content_hash, share, windows
 from mlray.training.preparation import Encoding, assign_parts, order, scatter
+from mlray.training.task import Task
 from tests.training.made import SPLIT, columns, parts, table
 
 
@@ -84,7 +85,7 @@ def test_the_order_of_rows_is_that_of_their_content() -> None:
 
     pieces = [data.slice(start, 100) for start in (400, 300, 200, 100, 0)]
     blocks = [assign_parts(piece, read, SPLIT) for piece in pieces]
-    scattered = [scatter(block, Encoding(preprocessing, read), [2, 1, 1])[1] for block in blocks]
+    scattered = [scatter(block, Encoding(preprocessing, read, Task()), [2, 1, 1])[1] for block in blocks]
     train = Rows.concat([order(*(shards[bucket] for shards in scattered)) for bucket in (0, 1)])
 
     for name in ("numbers", "codes", "labels"):

@@ -17,6 +17,7 @@ from mlray.training.config import Resources
 from mlray.training.launch import evaluation, train
 from mlray.training.model import load_model
 from mlray.training.run import Run
+from mlray.training.task import Task
 from mlray.training.workers import check_room, choose_gpu
 from tests.training.made import EPOCHS, FEATURES, PLAIN, config, in_blocks, table
 
@@ -43,8 +44,8 @@ def test_two_workers_learn_and_the_run_says_all_of_it(undisturbed: Run) -> None:
 
 
 @pytest.mark.parametrize(("auc", "passed"), [(0.7, True), (0.69, False), (math.nan, False)])
-def test_a_model_that_is_not_as_good_as_it_has_to_be_fails_its_gate(auc: float, passed: bool, tmp_path: Path) -> None:
-    assert evaluation(auc, config(tmp_path, min_auc=0.7)).passed is passed
+def test_a_model_that_is_not_as_good_as_it_has_to_be_fails_its_gate(auc: float, passed: bool) -> None:
+    assert evaluation({"test_auc": auc}, Task(), min_auc=0.7).passed is passed
 
 
 def test_without_workers_the_loop_runs_in_this_process(tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ import torch
 from safetensors.torch import load_file
 
 from mlray.errors import CorruptArtifact
-from mlray.training.model import MODEL_FILES, Model, Signature, TabularMLP, load_model
+from mlray.training.model import MODEL_FILES, Model, Signature, load_model
+from mlray.training.network import Features, NetworkScorer
+from mlray.training.task import Task
 from tests.training.made import FEATURES, columns, parts, table
 
 
 def model(data: pa.Table) -> Model:
     preprocessing, _ = parts(data, columns(data))
     torch.manual_seed(0)
-    config = TabularMLP.Config(width=preprocessing.width, sizes=preprocessing.sizes, hidden=(16, 8))
+    scorer = NetworkScorer.build("mlp", {"hidden": (16, 8)}, Features.of(preprocessing, Task()))
     inputs = {name: str(data.schema.field(name).type) for name in FEATURES}
-    return Model(config.build(), preprocessing, Signature(inputs=inputs, label="bought"))
+    return Model(scorer, preprocessing, Signature(inputs=inputs, label="bought"))
 
 
 def test_a_saved_model_predicts_the_same_to_the_bit(tmp_path: Path) -> None:
