@@ -33,6 +33,19 @@ def demo(config: Config = _FLIGHTS, json: Json = False) -> None:
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The project's name, such as fraud-model.")],
+    folder: Annotated[Path | None, typer.Option(help="Where to; none: a new folder of that name.")] = None,
+) -> None:
+    """Write a project that runs as it is: features, model, tests, job, Dockerfile, CI."""
+    project = importlib.import_module("mlray.project")
+    where = folder or Path(name)
+    for path in project.create(name, where):
+        print(where / path)
+    print(f"next: cd {where} && make test run")
+
+
+@app.command()
 def apply(config: Config = _FLIGHTS, json: Json = False) -> None:
     """Put the recipe's feature service in force, and show what changed."""
     _run("apply", config, json)
