@@ -17,6 +17,7 @@ from mlray.training.config import PARTS, TrainerConfig
 from mlray.training.feed import Rows
 from mlray.training.preparation import Columns, Encoding, assign_parts, observe, order, scatter
 from mlray.training.preprocessing import Preprocessing
+from mlray.training.task import Task
 
 SOURCE = ml.DeltaSource("purchases", path="purchases", timestamp="bought_at")
 USER = ml.Entity("user", keys=["user_id"])
@@ -68,5 +69,5 @@ def in_memory(table: pa.Table, columns: Columns, config: TrainerConfig) -> tuple
     """The table as the loop is given it, by the same functions, in this process."""
     block = assign_parts(table.combine_chunks(), columns, config.split)
     preprocessing = Preprocessing.learn(columns.kinds, observe(block, columns), config.sampling.max_categories)
-    _, scattered = scatter(block, Encoding(preprocessing, columns), [1] * len(PARTS))
+    _, scattered = scatter(block, Encoding(preprocessing, columns, Task()), [1] * len(PARTS))
     return preprocessing, {part: order(shard) for part, shard in zip(PARTS, scattered, strict=True)}

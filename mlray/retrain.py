@@ -1,7 +1,8 @@
 """A model version trained again, by its recorded configuration on its training set; what came out beside the record.
 
-On CPU, with the number of workers that it was trained with and the same versions of the packages, the weights are the
-same to the bit.
+On CPU, with the number of workers that it was trained with and the same versions of the packages, the weights of a
+network and the trees of XGBoost are the same to the bit. An estimator of scikit-learn's predicts the same to the bit,
+but its file holds addresses, which are others each time.
 """
 
 import hashlib
@@ -12,10 +13,10 @@ from pathlib import Path
 from mlray.errors import ConfigError
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.model_version import ModelVersion
-from mlray.training.config import TrainerConfig
-from mlray.training.launch import TrainingData, train
+from mlray.training.kinds import config_of, train
+from mlray.training.launch import TrainingData
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = ("model.safetensors", "model.ubj")
 COMPARED = ("train_", "validation_", "test_")
 
 
@@ -42,16 +43,17 @@ class Retrained:
 
 def retrain(version: ModelVersion, ts: TrainingData, artifacts: ArtifactStore, storage: str | Path) -> Retrained:
     """Needs Ray. The run lies in `storage`, under a name of the version's."""
-    weights = [file.sha256 for file in artifacts.manifest(version.digest).files if file.path == WEIGHTS]
+    weights = {file.path: file.sha256 for file in artifacts.manifest(version.digest).files if file.path in WEIGHTS}
     if not weights:
-        raise ConfigError(f"{version.reference} has no {WEIGHTS}: it is not of this trainer")
+        raise ConfigError(f"{version.reference} has none of {', '.join(WEIGHTS)}, whose bytes would be the same again")
+    [(file, recorded)] = weights.items()
     settings = {**version.config, "storage": str(storage), "run": f"{version.name}-{version.version}-again"}
-    run = train(TrainerConfig.from_json(settings), ts)
+    run = train(config_of(settings), ts)
     names = [name for name in version.metrics if name.startswith(COMPARED) and name in run.metrics]
     return Retrained(
         version=version.reference,
         run=run.id,
         metrics={name: (version.metrics[name], run.metrics[name]) for name in names},
-        weights=hashlib.sha256(Path(run.checkpoint, WEIGHTS).read_bytes()).hexdigest(),
-        recorded_weights=weights[0],
+        weights=hashlib.sha256(Path(run.checkpoint, file).read_bytes()).hexdigest(),
+        recorded_weights=recorded,
     )

@@ -28,8 +28,9 @@ GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", *GUIDES, *sorted((ROOT / "docs" / "design").glob("*.md"))]
 WITH_SERVER = ROOT / "docs" / "getting_started.md"
 TEXT = {page: page.read_text() for page in PAGES}
+IRIS = ROOT / "docs" / "iris.md"
 PORT = "8000"
-PROGRAMS = {"mlray", "make", "python", "ray", "curl"}
+PROGRAMS = {"mlray", "make", "python", "ray", "curl", "pip"}
 
 
 def free_port() -> str:
@@ -50,8 +51,9 @@ def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path, ray_cluster: st
     check(text, printed(text, tmp_path, {**TEST_ENVIRONMENT, "RAY_ADDRESS": ray_cluster}))
 
 
-def test_the_way_from_a_table_to_a_prediction_works_as_a_script(tmp_path: Path) -> None:
-    text = TEXT[WITH_SERVER].replace(PORT, free_port())
+@pytest.mark.parametrize("page", [WITH_SERVER, IRIS], ids=lambda p: p.name)
+def test_the_way_from_a_table_to_a_prediction_works_as_a_script(page: Path, tmp_path: Path) -> None:
+    text = TEXT[page].replace(PORT, free_port())
     check(text, printed(text, tmp_path, TEST_ENVIRONMENT))
 
 
@@ -75,7 +77,7 @@ def test_a_notebook_is_its_page(page: Path, path: Path) -> None:
 
 
 def test_every_python_block_is_run() -> None:
-    run = {README, ROOT / "docs" / "time.md", *documents.NOTEBOOKS}
+    run = {README, ROOT / "docs" / "time.md", IRIS, *documents.NOTEBOOKS}
     assert {page for page in PAGES if steps(TEXT[page])} == run
 
 

@@ -38,7 +38,7 @@ def config_of(settings: Mapping[str, Any]) -> Config:
     """
     model = settings.get("model", "mlp")
     if model == "xgboost":
-        return XGBoostTrainer.Config.from_json({k: v for k, v in settings.items() if k != "model"})
+        return XGBoostTrainer.Config.from_json(settings)
     if ":" not in str(model) and model not in SHIPPED:
         known = ", ".join(f"'{name}'" for name in (*SHIPPED, "xgboost"))
         raise ConfigError(f"training: model is {model!r}; it must be {known} or module:attribute")

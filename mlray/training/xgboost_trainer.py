@@ -57,6 +57,7 @@ class XGBoostTrainer:
         workers, cpus_per_worker, max_failures   as of `Trainer.Config`
         """
 
+        model: str = "xgboost"
         rounds: int = 200
         patience: int | None = 20
         checkpoint_rounds: int = 20
@@ -66,6 +67,7 @@ class XGBoostTrainer:
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            require(self.model == "xgboost", "model", self.model, "'xgboost'")
             for name in ("rounds", "checkpoint_rounds", "workers"):
                 require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
             require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")

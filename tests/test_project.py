@@ -1,0 +1,78 @@
+"""`mlray init`: what it writes is whole, is never written over anything, and runs as it is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlray.errors import ConfigError, InvalidName
+from mlray.project import create, lock
+from tests.conftest import TEST_ENVIRONMENT
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_project_has_all_that_a_team_needs(tmp_path: Path) -> None:
+    made = create("return-risk", tmp_path / "new")
+    assert {*map(str, made)} >= {
+        "return_risk/features.py", "return_risk/network.py", "return_risk/data.py", "recipe.toml", "jobs/pipeline.py",
+        "tests/test_features.py", "Dockerfile", ".github/workflows/ci.yml", ".gitignore", "requirements.lock",
+    }
+    for path in made:
+        assert not re.search(r"{{|}}|{%|\.j2", f"{path}{(tmp_path / 'new' / path).read_text()}"), path
+
+
+def test_the_image_is_pinned_and_not_root(tmp_path: Path) -> None:
+    create("risk", tmp_path)
+    lines = (tmp_path / "Dockerfile").read_text().splitlines()
+    assert f"FROM python:{sys.version.split()[0]}-slim" in lines
+    assert lines.index("USER app") < len(lines) - 1
+    assert any("--no-deps" in line and "-r requirements.lock" in line for line in lines)
+
+
+def test_the_lock_has_mlray_and_all_that_it_needs_at_one_version_each() -> None:
+    pinned = [line.split("==") for line in lock().splitlines()[1:]]
+    names = [name for name, _ in pinned]
+    assert {"mlray", "ray", "torch", "pyarrow", "click", "anyio"} <= {*names}
+    assert len(names) == len({*names})
+    assert all(re.fullmatch(r"\d[\w.]*", version) for _, version in pinned)
+
+
+def test_a_folder_that_holds_anything_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is there and not empty; name a folder that is not, nothing is overwritten"):
+        create("risk", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["Risk", "1risk", "risk model", "../risk", "", "risk-"])
+def test_a_name_that_no_package_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidName, match="is no project's name; take lower-case letters"):
+        create(name, tmp_path / "new")
+
+
+def test_a_new_project_passes_its_tests_and_goes_from_tables_to_a_verified_model(
+    tmp_path: Path, ray_cluster: str
+) -> None:
+    create("return-risk", tmp_path)
+    recipe = (tmp_path / "recipe.toml").read_text()
+    small = recipe.replace("[training] ", "[recipe.options]\norders = 1500\n\n[training] ")
+    (tmp_path / "recipe.toml").write_text(small.replace("epochs = 5", "epochs = 2").replace("rows = 300", "rows = 50"))
+    environment = {**os.environ, **TEST_ENVIRONMENT, "RAY_ADDRESS": ray_cluster, "PYTHONPATH": str(ROOT)}
+
+    def ran(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=280
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    assert "4 passed" in ran("-m", "pytest", "-q")
+    ran("-m", "ruff", "check", ".")
+    said = ran("jobs/pipeline.py")
+    assert "ingested 1500 rows into orders" in said
+    assert re.search(r"registered return_risk/1 as return_risk@candidate", said)
+    assert re.search(r"verified: \d+ cells, 0 different", said)
