@@ -3,6 +3,7 @@
 import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,17 @@ def test_a_version_is_loaded_byte_for_byte(client, mlflow, team, tmp_path, refer
         return {path.relative_to(root): path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
 
     assert files(copy) == files(run.checkpoint)
+
+
+def test_behind_a_proxy_files_are_fetched_from_where_the_settings_say(client, http_server, team):
+    app, _ = http_server
+    config = replace(app.state.backend.config, url="https://registry.example/ml/")
+    app.state.backend = replace(app.state.backend, config=config)
+    team.version()
+
+    assert client.get_model_version_download_uri("fraud", "1") == (
+        "https://registry.example/ml/api/2.0/mlflow-artifacts/artifacts/fraud/1"
+    )
 
 
 def test_one_file_of_a_version_is_loaded(mlflow, client, team, tmp_path):  # noqa: ARG001

@@ -47,7 +47,7 @@ def test_the_command_serves_until_it_is_told_to_end(recipe, tmp_path):
 
 
 def test_a_registry_without_users_is_not_opened_to_other_machines(recipe):
-    refused = CliRunner().invoke(app, ["registry", "serve", "--config", str(recipe), "--host", "0.0.0.0"])
+    refused = CliRunner().invoke(app, ["registry", "serve", "--config", str(recipe), "--host", "203.0.113.1"])
 
     assert isinstance(refused.exception, ConfigError)
     assert "has no users, so it would let anybody do anything: add the first one" in str(refused.exception)
