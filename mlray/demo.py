@@ -90,14 +90,21 @@ def _train(demo: Demo, recipe: Recipe, platform: Platform) -> None:
         done(ts.count(), f"point-in-time correct, {len(ts.features)} features, {ts.fingerprint[:12]}")
     with demo.stage("train") as done:
         run = pipeline.train_model(recipe, platform, ts, lambda e: demo.note(f"train, epoch {e['epoch']:.0f}"))
-        done(int(run.metrics["rows_train"]), f"test AUC {run.metrics['test_auc']:.4f}")
-    demo.summary["test AUC"] = f"{run.metrics['test_auc']:.4f}"
+        name, value = headline(run.metrics)
+        done(int(run.metrics["rows_train"]), f"{name} {value}")
+    demo.summary[name] = value
     if recipe.baseline is not None:
         with demo.stage("train baseline") as done:
             plain = pipeline.train_model(recipe, platform, pipeline.training_set(recipe, platform, recipe.baseline))
-            done(int(plain.metrics["rows_train"]), f"test AUC {plain.metrics['test_auc']:.4f}")
-        demo.summary["test AUC"] += f" with the features, {plain.metrics['test_auc']:.4f} on request fields only"
+            done(int(plain.metrics["rows_train"]), " ".join(headline(plain.metrics)))
+        demo.summary[name] += f" with the features, {headline(plain.metrics)[1]} on request fields only"
     _promote(demo, recipe, platform, run)
+
+
+def headline(metrics: Mapping[str, float]) -> tuple[str, str]:
+    """The one figure that is shown of a model: its AUC on the test rows, of values the RMSE."""
+    name = "test_auc" if "test_auc" in metrics else "test_rmse"
+    return {"test_auc": "test AUC", "test_rmse": "test RMSE"}[name], f"{metrics[name]:.4f}"
 
 
 def _promote(demo: Demo, recipe: Recipe, platform: Platform, run: "Run") -> None:

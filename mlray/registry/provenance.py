@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 # In this order: the first file found is the one recorded.
-LOCK_FILES = ("constraints.txt", "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
-PACKAGES = ("mlray", "ray", "torch", "numpy", "pyarrow", "polars", "deltalake", "safetensors")
+LOCK_FILES = ("constraints.txt", "uv.lock", "poetry.lock", "pdm.lock", "requirements.lock", "requirements.txt")
+PACKAGES = (
+    *("mlray", "ray", "torch", "numpy", "pyarrow", "polars", "deltalake", "safetensors"),
+    *("scikit-learn", "skops", "xgboost", "xgboost-cpu"),
+)
 GIT_SECONDS = 30
 
 
