@@ -253,7 +253,7 @@ def test_what_was_deleted_can_be_created_again(client):
 
 
 def test_the_example_of_the_page_works(client, http, team):  # noqa: ARG001
-    page = Path(__file__).parents[2] / "docs" / "registry.md"
+    page = Path(__file__).parents[2] / "docs" / "registry_guide.md"
     [example] = re.findall(r"^```py\n(.*?)^```$", page.read_text(), re.M | re.S)
     team.approved(b"weights")
     names = {}
