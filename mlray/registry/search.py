@@ -64,27 +64,37 @@ def latest(session: Session, names: Sequence[str]) -> list[ModelVersion]:
 def _page(
     session: Session, table: Any, query: Query, conditions: list[Condition], keys: Keys, ties: Sequence[str]
 ) -> tuple[list[Any], str | None]:
-    named = [(order.field, order.descending) for order in query.order_by]
-    order = named + [(tie, bool(named) and named[-1][1]) for tie in ties if tie not in dict(named)]
-    names = [name for name, _ in order]
+    order = [(keys[name], down) for name, down in _order(query, ties)]
     statement = select(table).where(*conditions)
     if query.page_token is not None:
-        last = _last_of(query, [keys[name] for name in names])
-        statement = statement.where(_after([(keys[name], down) for name, down in order], last))
-    by = [col(keys[name]).desc() if down else col(keys[name]).asc() for name, down in order]
+        statement = statement.where(_after(order, _last_of(query, [column for column, _ in order])))
+    by = [col(column).desc() if down else col(column).asc() for column, down in order]
     rows = list(session.exec(statement.order_by(*by).limit(query.limit + 1)))
     if len(rows) <= query.limit:
         return rows, None
     rows.pop()
-    return rows, _token(query, [getattr(rows[-1], keys[name].key) for name in names])
+    return rows, _token(query, [getattr(rows[-1], column.key) for column, _ in order])
+
+
+def _order(query: Query, ties: Sequence[str]) -> list[tuple[str, bool]]:
+    """The keys and whether they descend. One that a condition holds at a single value orders nothing, and would keep an
+    index from being walked.
+    """
+    named = [(order.field, order.descending) for order in query.order_by]
+    order = named + [(tie, bool(named) and named[-1][1]) for tie in ties if tie not in dict(named)]
+    fixed = {one.field for one in query.where if isinstance(one, Where) and one.operator == "="}
+    return [(name, down) for name, down in order if name not in fixed] or order[-1:]
 
 
 def _after(order: list[tuple[Any, bool]], last: list[Any]) -> Condition:
-    """Strictly behind `last` in the order. The first key is bounded by itself too, which an index can use."""
+    """Strictly behind `last` in the order. Where all keys have one direction an index takes them all at once; else the
+    first is bounded by itself too.
+    """
+    if len({down for _, down in order}) == 1:
+        there = tuple_(*(col(column) for column, _ in order))
+        return there < tuple(last) if order[0][1] else there > tuple(last)
     (column, down), value = order[0], last[0]
     beyond: Condition = column < value if down else column > value
-    if len(order) == 1:
-        return beyond
     from_there = column <= value if down else column >= value
     return and_(from_there, or_(beyond, and_(column == value, _after(order[1:], last[1:]))))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import create_engine, event, text
@@ -104,6 +105,16 @@ def test_a_version_a_model_and_the_next_page_are_there_in_time(registry):
         lambda: registry.search(next_page),
     ):
         assert quickest(ask) < SECONDS
+
+
+@pytest.mark.parametrize("asked", ["a model's page", "a model's newest", "as MLflow's client asks"])
+def test_a_page_far_down_starts_where_the_one_before_ended(registry, asked):
+    token = registry.search(ASKED[asked]).next_page_token
+
+    found = plans(registry, lambda: registry.search(replace(ASKED[asked], page_token=token)))
+
+    key = "version>?" if asked == "a model's page" else "(updated_at,version)<(?,?)"
+    assert [step for step in found if step.startswith("SEARCH model_versions") and key in step], found
 
 
 def test_versions_come_one_after_the_other_without_waiting_for_all(registry):
