@@ -55,9 +55,14 @@ def card(
     _run("card", config, json, version=version, html=html, out=out)
 
 
-def reproduce(version: Version, config: Config = _FLIGHTS, json: Json = False) -> None:
+def reproduce(
+    version: Version,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train on it, too, and compare the weights.")] = False,
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
     """Build a version's training set anew, from what it recorded. Exit code 1 where it is another one, or cannot be."""
-    _run("reproduce", config, json, version=version)
+    _run("reproduce", config, json, version=version, retrain=retrain)
 
 
 def _run(verb: str, config: Path, json: bool, **arguments: Any) -> None:

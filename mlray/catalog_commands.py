@@ -5,7 +5,7 @@ needs Ray besides.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlray.discovery import Inventory
 from mlray.discovery import describe as described
@@ -18,6 +18,9 @@ from mlray.registry_commands import registry_of
 from mlray.reproduce import Reproduction
 from mlray.screen import Screen
 from mlray.settings import Settings
+
+if TYPE_CHECKING:
+    from mlray.retrain import Retrained
 
 
 def run(verb: str, config: Path, as_json: bool, arguments: Mapping[str, Any]) -> int:
@@ -60,7 +63,7 @@ def card(screen: Screen, platform: Platform, version: str, html: bool, out: Path
     return 0
 
 
-def reproduce(screen: Screen, platform: Platform, version: str) -> int:
+def reproduce(screen: Screen, platform: Platform, version: str, retrain: bool) -> int:
     known = registry_of(platform.settings).get(version)
     with screen.working("reproduce"):
         result = platform.reproduce(known)
@@ -68,8 +71,14 @@ def reproduce(screen: Screen, platform: Platform, version: str) -> int:
     if not rows:
         rows = _compared(result)
     verdict = "the same" if result.same else "cannot be built" if result.missing else "another one"
-    screen.show(f"training set of {known.reference}", rows, {"verdict": verdict, **result.changed})
-    return 0 if result.same else 1
+    told, same = {"verdict": verdict}, result.same
+    if retrain and result.training_set is not None:
+        with screen.working("retrain"):
+            again = platform.retrain(known, result.training_set)
+        rows += _trained_again(again)
+        told["weights"], same = ("the same, to the bit" if again.same else "others"), same and again.same
+    screen.show(f"training set of {known.reference}", rows, {**told, **result.changed})
+    return 0 if same else 1
 
 
 def _compared(result: Reproduction) -> list[dict[str, Any]]:
@@ -79,6 +88,11 @@ def _compared(result: Reproduction) -> list[dict[str, Any]]:
         {"what": "content", "recorded": content, "now": result.content or ""},
         {"what": "rows", "recorded": result.recorded_rows, "now": result.rows},
     ]
+
+
+def _trained_again(again: "Retrained") -> list[dict[str, Any]]:
+    weights = {"what": "weights", "recorded": again.recorded_weights, "now": again.weights}
+    return [weights, *({"what": name, "recorded": a, "now": b} for name, (a, b) in again.metrics.items())]
 
 
 def _inventory(platform: Platform) -> Inventory:

@@ -36,6 +36,7 @@ from mlray.offline.training_set import TrainingSet
 from mlray.offline.written import WrittenSet
 from mlray.online.retrieval import Reader, Vectors
 from mlray.online.store import OnlineStore, open_store
+from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.reproduce import Reproduction, reproduce
@@ -48,6 +49,7 @@ from mlray.writer.parts import ingest_parts
 from mlray.writer.writer import Writer
 
 if TYPE_CHECKING:
+    from mlray.retrain import Retrained
     from mlray.serving.app import Running
     from mlray.training.kinds import Config
     from mlray.training.run import Run
@@ -310,6 +312,16 @@ class Platform:
         self.join_ray()
         known = self.registry.get(version) if isinstance(version, str) else version
         return reproduce(known, self.settings.lake)
+
+    def retrain(self, version: ModelVersion | str, ts: TrainingSet) -> "Retrained":
+        """Trains a version again, by the configuration that it recorded, on its training set (see `reproduce`), and
+        compares weights and metrics. The run lies beside the first one.
+        """
+        from mlray.retrain import retrain  # torch, as for `train`
+
+        self.join_ray()
+        known = self.registry.get(version) if isinstance(version, str) else version
+        return retrain(known, ts, ArtifactStore(self.settings.artifacts), known.config["storage"])
 
     def train(self, config: "Config", ts: TrainingSet | WrittenSet | str | Path) -> "Run":
         """Trains on the training set: a network by `Trainer.Config`, trees by `XGBoostTrainer.Config`, an estimator of

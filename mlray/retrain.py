@@ -6,6 +6,7 @@ but its file holds addresses, which are others each time.
 """
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,13 @@ class Retrained:
 
 
 def retrain(version: ModelVersion, ts: TrainingData, artifacts: ArtifactStore, storage: str | Path) -> Retrained:
-    """Needs Ray. The run lies in `storage`, under a name of the version's."""
+    """Needs Ray. The run lies in `storage`, under a new name."""
     weights = {file.path: file.sha256 for file in artifacts.manifest(version.digest).files if file.path in WEIGHTS}
     if not weights:
         raise ConfigError(f"{version.reference} has none of {', '.join(WEIGHTS)}, whose bytes would be the same again")
     [(file, recorded)] = weights.items()
-    settings = {**version.config, "storage": str(storage), "run": f"{version.name}-{version.version}-again"}
+    name = f"{version.name}-{version.version}-{uuid.uuid4().hex[:8]}"
+    settings = {**version.config, "storage": str(storage), "run": name}
     run = train(config_of(settings), ts)
     names = [name for name in version.metrics if name.startswith(COMPARED) and name in run.metrics]
     return Retrained(

@@ -21,6 +21,8 @@ from mlray.offline.training_set import TrainingSet, build
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.reproduce import CONTENT, RECORDED, reproduce
+from mlray.training.launch import train
+from mlray.training.trainer import Trainer
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EVENTS = ml.DeltaSource("events", path="events", timestamp="at")
@@ -154,6 +156,25 @@ def test_code_and_packages_that_are_others_now_are_told_and_decide_nothing(lake)
     assert again.same
     assert again.changed["ray"].startswith("was 1.0, is ")
     assert set(again.changed) == {"commit", "ray"}
+
+
+def test_the_command_trains_again_and_finds_the_same_weights(lake, tmp_path):
+    write_deltalake(f"{lake}/spine", spine(90), mode="overwrite")
+    places = {"lake": lake, "registry": f"sqlite:///{tmp_path}/registry.db", "artifacts": f"{tmp_path}/artifacts"}
+    ends = {end: NOON + timedelta(minutes=m) for end, m in (("train", 50), ("validation", 70), ("test", 90))}
+    small = {"epochs": 2, "batch_size": 16, "shuffle_rows": 64, "workers": 0}
+    settings = Trainer.Config.from_json({"split": ends, "storage": f"{tmp_path}/runs", **small})
+    run = train(settings, build(SERVICE, "spine", lake=lake, label="bad", timestamp="timestamp"))
+    Registry.connect(places["registry"], places["artifacts"], embedded=True).register("fraud", run)
+    write_deltalake(f"{lake}/events", events(9.0, 9.0), mode="append")
+    config = tmp_path / "platform.toml"
+    config.write_text("[platform]\n" + "".join(f'{name} = "{place}"\n' for name, place in places.items()))
+
+    done = CliRunner().invoke(app, ["reproduce", "fraud/1", "--retrain", "--config", str(config), "--json"])
+
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["verdict"], told["weights"]) == (0, "the same", "the same, to the bit")
+    assert {"what": "test_auc", "recorded": run.metrics["test_auc"], "now": run.metrics["test_auc"]} in told["result"]
 
 
 def test_the_command_ends_with_0_where_it_is_the_same_and_with_1_where_not(lake, tmp_path):

@@ -22,6 +22,7 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.placement_group import PlacementGroup
 
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
 from mlray.training.checkpoint import History, RunDirectory
@@ -124,6 +125,7 @@ def on_cluster(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
             return found
         except RayActorError as error:
             logger.warning("the controller of run '%s' was lost", directory.path.name)
+            release(directory)
             reason: Exception = error
         except ray.train.TrainingFailedError as error:
             reason = error
@@ -133,6 +135,15 @@ def on_cluster(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
         f"the workers of run '{name}' were lost more than {allowed} times (max_failures), after step "
         f"{directory.latest()}; Trainer.Config(run='{name}') goes on from there; the last reason: {reason}"
     ) from reason
+
+
+def release(directory: RunDirectory) -> None:
+    """Gives back the CPUs of the workers whose controller was lost, and ends what is left of them. Ray's own cleaner
+    asks the dashboard, which small clusters do not run.
+    """
+    held = starts(directory)[-1]["placement_group"] if directory.workers.exists() else None
+    if held is not None:
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(held)))
 
 
 def torch_trainer(job: Job, gpu: bool) -> TorchTrainer:
@@ -179,10 +190,12 @@ def record_workers(directory: RunDirectory, group: Group) -> None:
     pids = group.gather(np.array([[float(os.getpid())]]), group.world)[0]
     if group.rank == 0:
         directory.tidy()
+        reserved = ray.util.get_current_placement_group()
         line = {
             "pids": [int(pid) for pid in pids],
             "device": str(group.device),
             "after_step": directory.latest(),
+            "placement_group": None if reserved is None else reserved.id.hex(),
             "at": time.time(),
         }
         with directory.workers.open("a", encoding="utf-8") as file:
