@@ -1,3 +1,4 @@
+import re
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,13 @@ def test_a_file_may_name_a_setting_with_or_without_its_section() -> None:
     assert read.optimizer == Optimizer(name="SGD", learning_rate=0.01, arguments={"momentum": 0.9})
     assert read.split.embargo == timedelta(hours=36)
     assert TrainerConfig.from_json(read.to_json()) == read
+
+
+def test_the_settings_of_the_page_are_settings() -> None:
+    page = Path(__file__).parents[2] / "docs" / "training_settings.md"
+    [block] = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    read = TrainerConfig.from_json({"storage": "runs", **tomllib.loads(block)["training"]})
+    assert (read.resources.workers, read.optimizer.clip, read.checkpoint.keep) == (4, 1.0, 3)
 
 
 def test_a_section_may_be_given_as_a_mapping() -> None:
