@@ -1,6 +1,5 @@
 """A network of one's own: named by its path, built, kept without pickle, loaded again; and what is refused of it."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +99,7 @@ def test_code_that_is_not_installed_where_it_is_served_is_named(tmp_path: Path) 
 
 
 def test_code_that_has_changed_since_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(Path(sys.modules["tests.training.nets"].__file__ or "").read_text())
+    (tmp_path / "mine.py").write_text(Path(__file__).with_name("nets.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
     model("mine:Wide").save(tmp_path / "model")
     load_model(tmp_path / "model")
