@@ -23,6 +23,9 @@ from mlray.registry.render import html, markdown
 EVIDENCE_FILE = "evidence.json"
 """Where the gates of a run say all that they found."""
 
+_NO_SCORES = ("rows_", "unseen_", "seconds", "epochs", "best_epoch")
+"""What a run counts besides."""
+
 Row = dict[str, str]
 
 
@@ -109,11 +112,14 @@ def _data(version: ModelVersion) -> Row:
     spine = recorded.get("spine") or {}
     where = f"Delta table {spine['path']} version {spine['version']}" if "path" in spine else ""
     kept = f"kept in the lake as {spine['kept']}" if "kept" in spine else ""
+    rows = {name.removeprefix("rows_"): count for name, count in version.metrics.items() if name.startswith("rows_")}
+    parts = ", ".join(f"{part} {count:,.0f}" for part, count in rows.items())
     span = [instant(moment).isoformat(timespec="seconds") for moment in spine.get("span") or ()]
     return {
         "feature service": f"{version.service} {version.service_hash}" if version.service else UNKNOWN,
         "spine": where or kept or version.spine or UNKNOWN,
         "rows": f"{spine['rows']:,}" if "rows" in spine else UNKNOWN,
+        "rows by part": parts or UNKNOWN,
         "period": f"{span[0]} to {span[1]}" if span else UNKNOWN,
         "fingerprint of the training set": version.fingerprint or UNKNOWN,
     }
@@ -147,7 +153,7 @@ def _metrics(version: ModelVersion, whole: Mapping[str, Any]) -> Iterator[Row]:
     for name, found in whole.items():
         yield {"metric": f"test {name}", "value": _figure(found.get("value")), "interval": _interval(found)}
     for name, value in sorted(version.metrics.items()):
-        if name.removeprefix("test_") not in whole:
+        if name.removeprefix("test_") not in whole and not name.startswith(_NO_SCORES):
             yield {"metric": name, "value": _figure(value), "interval": ""}
 
 

@@ -30,7 +30,8 @@ RECORDED = {"timestamp": "at", "label": "is_late", "types": {"count_1h": "int64"
 @pytest.fixture
 def run(make_run):
     """A run with all that a card can tell."""
-    made = make_run(b"1", service_definition=service_text(FLIGHTS), service_hash=service_hash(FLIGHTS),
+    made = make_run(b"1", metrics={"test_auc": 0.75, "test_brier": 0.1, "rows_train": 300_000.0, "seconds": 9.0},
+                    service_definition=service_text(FLIGHTS), service_hash=service_hash(FLIGHTS),
                     provenance={"commit": "ab12", "dirty": False, "packages": {"ray": "2.60.0"},
                                 "training_set": RECORDED})
     write_card(made.checkpoint, SAID)
@@ -52,6 +53,8 @@ def test_a_card_tells_purpose_data_features_metrics_gates_approvals_and_limits(t
         "### Purpose\n\nTells late flights.",
         "| departures | lake/departures | 4 |",
         "| rows | 327,346 |",
+        "| rows by part | train 300,000 |",
+        "| test_brier | 0.1 |  |",
         "| period | 1970-01-01T00:00:00+00:00 to 1970-01-02T00:00:00+00:00 |",
         "| delay_mean_1d | double | mean of delay over 1d of departures |",
         "| test auc | 0.75 | 0.7 to 0.8 |",
