@@ -102,7 +102,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
             mine = table.slice(self.rank * table.num_rows // WORLD, table.num_rows // WORLD)
             for batch in mine.to_batches(self.size):
                 columns = [batch.column(name).cast("float32").to_numpy(zero_copy_only=False) for name in self.features]
-                labels = batch.column(LABEL).cast("float32").to_numpy(zero_copy_only=False)
+                labels = np.array(batch.column(LABEL).cast("float32").to_numpy(zero_copy_only=False))
                 yield torch.from_numpy(np.nan_to_num(np.stack(columns, axis=1))), torch.from_numpy(labels)
 
 
