@@ -23,6 +23,7 @@ from mlray.features.source import DeltaSource, RequestSource
 from mlray.features.view import FeatureView
 
 if TYPE_CHECKING:
+    from mlray.gates.settings import Gates
     from mlray.platform import Platform, connect
     from mlray.settings import Settings
     from mlray.training.sklearn_trainer import SklearnTrainer
@@ -38,6 +39,7 @@ __all__ = [
     "FeatureView",
     "First",
     "FirstN",
+    "Gates",
     "Last",
     "LastDistinctN",
     "LastN",
@@ -68,6 +70,7 @@ __all__ = [
 
 # Named here, imported when first used: they bring Arrow, Ray and torch, which a declaration does not need.
 _LATER = {
+    "Gates": "mlray.gates.settings",
     "Platform": "mlray.platform",
     "Settings": "mlray.settings",
     "connect": "mlray.platform",

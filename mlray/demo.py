@@ -95,7 +95,8 @@ def _train(demo: Demo, recipe: Recipe, platform: Platform) -> None:
     demo.summary[name] = value
     if recipe.baseline is not None:
         with demo.stage("train baseline") as done:
-            plain = pipeline.train_model(recipe, platform, pipeline.training_set(recipe, platform, recipe.baseline))
+            rows = pipeline.training_set(recipe, platform, recipe.baseline)
+            plain = pipeline.train_model(recipe, platform, rows, judged=False)
             done(int(plain.metrics["rows_train"]), " ".join(headline(plain.metrics)))
         demo.summary[name] += f" with the features, {headline(plain.metrics)[1]} on request fields only"
     _promote(demo, recipe, platform, run)

@@ -90,6 +90,10 @@ class TrainingFailed(MlrayError):
     """A run that could not end well; the message names the step and the remedy."""
 
 
+class GateFailed(MlrayError):
+    """A run that a gate has stopped; the message names the gate, the value, the threshold and the report."""
+
+
 class PortInUse(MlrayError, OSError):
     """A port that another process holds."""
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from mlray.errors import ConfigError, UnknownName
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
+from mlray.gates.settings import Gates
 from mlray.ingest import Ingested
 from mlray.materialize import Materialized
 from mlray.offline import fingerprint
@@ -59,21 +60,25 @@ def train_model(
     ts: TrainingSet | WrittenSet,
     on_epoch: Callable[[Any], None] | None = None,
     on_status: Callable[[Any], None] | None = None,
+    *,
+    judged: bool = True,
 ) -> "Run":
-    """Trains as [training] says. The run is named by data and configuration, so an interrupted one goes on, and a
-    finished one is not trained again.
+    """Trains as [training] says, through the gates of [gates] unless not `judged`. The run is named by data and
+    configuration, so an interrupted one goes on, and a finished one is not trained again.
     """
-    from mlray.training.kinds import config_of, train  # torch takes seconds to import
+    from mlray.training.kinds import config_of  # torch takes seconds to import
 
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
-    outcome = json.dumps(config_of(settings).outcome(), sort_keys=True)
-    digest = hashlib.sha256(f"{outcome}{ts.fingerprint}".encode()).hexdigest()
+    gates = Gates.from_json(recipe.gates) if judged else None
+    outcome = {**config_of(settings).outcome(), "gates": None if gates is None else asdict(gates)}
+    digest = hashlib.sha256(f"{json.dumps(outcome, sort_keys=True)}{ts.fingerprint}".encode()).hexdigest()
     config = config_of({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
         return read_run(path)
-    run = train(config, ts, on_epoch=on_epoch, on_status=on_status)
+    model = recipe.model_name if judged else None
+    run = platform.train(config, ts, gates=gates, model=model, on_epoch=on_epoch, on_status=on_status)
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(asdict(run)))
     aside.replace(path)

@@ -25,6 +25,7 @@ from mlray.features.rows import check_expressions
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
 from mlray.features.types import INSTANT, instants
+from mlray.gates.settings import Gates
 from mlray.ingest import Ingested
 from mlray.materialize import Materialized, materialize
 from mlray.offline import delta, training_set
@@ -323,17 +324,44 @@ class Platform:
         known = self.registry.get(version) if isinstance(version, str) else version
         return retrain(known, ts, ArtifactStore(self.settings.artifacts), known.config["storage"])
 
-    def train(self, config: "Config", ts: TrainingSet | WrittenSet | str | Path) -> "Run":
+    def train(
+        self,
+        config: "Config",
+        ts: TrainingSet | WrittenSet | str | Path,
+        *,
+        gates: Gates | None = Gates(),  # noqa: B008 - frozen
+        model: str | None = None,
+        on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+        on_status: Callable[[Any], None] | None = None,
+    ) -> "Run":
         """Trains on the training set: a network by `Trainer.Config`, trees by `XGBoostTrainer.Config`, an estimator of
         scikit-learn by `SklearnTrainer.Config`; see `mlray.training`. A path, under the lake where it is relative,
         is of one that `write_delta` wrote: nothing is computed again.
+
+        gates: what the run has to find out, see `mlray.gates`; None: nothing. model: the registered model whose
+        Production this one is compared with. on_epoch, on_status: see launch.py. GateFailed where a gate fails that
+        stops the run.
         """
-        from mlray.training.kinds import train  # torch takes seconds to import and only this verb needs it
+        from mlray.gates.job import train  # torch takes seconds to import and only this verb needs it
+        from mlray.gates.judge import production_of
+        from mlray.training.kinds import train as train_alone
 
         self.join_ray()
         if isinstance(ts, str | Path):
             ts = WrittenSet.read(delta.resolve(self.settings.lake, str(ts)))
-        return train(config, ts)
+
+        def loop(rows: TrainingSet | WrittenSet) -> "Run":
+            return train_alone(config, rows, on_epoch=on_epoch, on_status=on_status)
+
+        if gates is None:
+            return loop(ts)
+        return train(
+            config,
+            ts,
+            gates,
+            loop=loop,
+            production=lambda folder: None if model is None else production_of(self.registry, model, folder),
+        )
 
     def serve(self, *models: str, **settings: Any) -> "Running":
         """Answers predictions of these model versions ('flights/3', 'flights@candidate') over HTTP; returns when it

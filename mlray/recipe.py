@@ -20,6 +20,7 @@ _SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "platform": None,
     "recipe": ("service", "baseline", "tables", "spine", "timestamp", "label", "options", "where"),
     "training": None,
+    "gates": None,
     "model": ("name", "alias", "card"),
     "online": ("until", "history_days"),
     "serving": None,
@@ -37,6 +38,7 @@ class Recipe:
     settings: Settings
     recipe: Mapping[str, Any]
     training: Mapping[str, Any]
+    gates: Mapping[str, Any]
     model: Mapping[str, Any]
     online: Mapping[str, Any]
     serving: Mapping[str, Any]

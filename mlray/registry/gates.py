@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlray.errors import SchemaError
+from mlray.errors import GateFailed, SchemaError
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.canonical import canonical_json
 from mlray.registry.manifest import Manifest, manifest_of
@@ -23,12 +23,15 @@ GATES_FILE = "gates.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """A gate's result: whether it passed, the value that was found, what was asked for, where to read more."""
+    """A gate's result: whether it passed, the value that was found, what was asked for, where to read more; stop: a
+    model that failed it cannot be registered.
+    """
 
     passed: bool
     value: float | None = None
     threshold: float | None = None
     link: str = ""
+    stop: bool = False
 
     def __str__(self) -> str:
         asked = "" if self.threshold is None else f", asked for {self.threshold:.6g}"
@@ -71,6 +74,16 @@ def gates_of(artifacts: ArtifactStore, manifest: Manifest, run_id: str) -> dict[
     return results
 
 
+def refuse_stopped(results: Mapping[str, Gate], run_id: str) -> None:
+    """GateFailed where a gate has failed that the run was told to stop at."""
+    for name, gate in results.items():
+        if gate.stop and not gate.passed:
+            raise GateFailed(
+                f"run {run_id} cannot be registered: gate '{name}' {gate}, and the run was told to stop there; see "
+                f"{gate.link or 'its report'} in the checkpoint"
+            )
+
+
 def _model_digest(manifest: Manifest) -> str:
     return Manifest(tuple(file for file in manifest.files if file.path != GATES_FILE)).digest
 
@@ -78,6 +91,7 @@ def _model_digest(manifest: Manifest) -> str:
 def _gate(plain: Any) -> Gate:
     gate = Gate(**plain)
     numbers = all(value is None or type(value) in (int, float) for value in (gate.value, gate.threshold))
-    if type(gate.passed) is not bool or type(gate.link) is not str or not numbers:
+    flags = type(gate.passed) is bool and type(gate.stop) is bool
+    if not flags or type(gate.link) is not str or not numbers:
         raise TypeError(f"{plain} is no result")
     return gate

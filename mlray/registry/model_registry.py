@@ -30,7 +30,7 @@ from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
 from mlray.registry.creation import Labels
 from mlray.registry.database import Database
-from mlray.registry.gates import gates_of
+from mlray.registry.gates import gates_of, refuse_stopped
 from mlray.registry.identity import ADMIN, Call, Caller, authenticated
 from mlray.registry.janitor import Sweeps, Swept
 from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
@@ -78,7 +78,7 @@ class ModelRegistry:
         told = Labels(description=description, tags=tags)
         sweeps = self._sweeps(call)
         manifest = self._artifacts.require(checked_record(record).digest)
-        gates_of(self._artifacts, manifest, record.run_id)
+        refuse_stopped(gates_of(self._artifacts, manifest, record.run_id), record.run_id)
         record = with_pickles(record, pickles_of(self._artifacts, manifest), allow_pickle)
         with self._changing(call) as tx:
             if (earlier := tx.repeated("register", model=name)) is not None:

@@ -1,0 +1,84 @@
+"""The gate `bias`: differences between groups as Fairlearn has them, and no zero for a group that says nothing."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
+
+from mlray.errors import ConfigError
+from mlray.gates.bias import examine
+from mlray.gates.result import Result
+from mlray.gates.scored import Scored
+from mlray.gates.settings import Bias
+from mlray.gates.task import Binary
+
+ROWS = 4000
+RANDOM = np.random.default_rng(0)
+GROUP = RANDOM.choice(["a", "b"], ROWS)
+LABELS = (RANDOM.random(ROWS) < 0.4).astype(np.float64)
+FAIR = np.clip(0.5 * LABELS + RANDOM.random(ROWS) * 0.6, 0, 1)
+UNFAIR = FAIR - 0.3 * (GROUP == "b")
+
+
+def found(scores: np.ndarray, groups: dict[str, Any], labels: np.ndarray = LABELS, **settings: Any) -> Result:
+    scored = Scored(labels=labels, predictions=scores, columns=pa.table(groups))
+    return examine(scored, Binary(), Bias(groups=tuple(groups), **settings))
+
+
+def test_the_differences_are_those_of_fairlearn() -> None:
+    table = found(UNFAIR, {"group": GROUP}).details["groups"][0]
+    decided = (UNFAIR >= 0.5).astype(int)
+    assert table["demographic_parity"] == demographic_parity_difference(LABELS, decided, sensitive_features=GROUP)
+    assert table["equalized_odds"] == equalized_odds_difference(LABELS, decided, sensitive_features=GROUP)
+
+
+def test_a_difference_beyond_what_is_allowed_fails_and_is_named() -> None:
+    assert found(FAIR, {"group": GROUP}).passed
+    failed = found(UNFAIR, {"group": GROUP}, max_demographic_parity=0.05, max_equalized_odds=1.0)
+    assert not failed.passed
+    assert failed.problems[0].startswith("demographic_parity by group differs by 0.")
+    assert failed.value == failed.details["groups"][0]["demographic_parity"]
+    assert failed.threshold == 0.05
+
+
+def test_a_small_group_is_named_as_small_and_decides_nothing() -> None:
+    group = np.where(np.arange(ROWS) < 50, "tiny", GROUP)
+    scores = np.where(group == "tiny", 0.0, FAIR)  # never decided yes
+    result = found(scores, {"group": group})
+    tiny = result.details["groups"][0]["groups"][2]
+    assert result.passed
+    assert (tiny["group"], tiny["rows"], tiny["size"], tiny["selection_rate"]) == ("tiny", 50, "small", None)
+    assert result.notes == ("by group, small and not compared: tiny",)
+
+
+def test_a_group_without_a_positive_has_no_true_positive_rate_and_not_zero() -> None:
+    labels, noise = np.where(GROUP == "b", 0.0, LABELS), np.random.default_rng(1).random(ROWS)
+    table = found(noise, {"group": GROUP}, labels).details["groups"][0]
+    assert [line["true_positive_rate"] for line in table["groups"]] == [None, None]
+    assert all(line["false_positive_rate"] is not None for line in table["groups"])
+    assert table["equalized_odds"] < 0.1  # of the false positives alone
+    assert equalized_odds_difference(labels, (noise >= 0.5).astype(int), sensitive_features=GROUP) > 0.4
+
+
+def test_groups_are_crossed_and_a_crossing_without_rows_is_named_as_empty() -> None:
+    other = np.where(GROUP == "a", "x", RANDOM.choice(["x", "y"], ROWS))
+    result = found(FAIR, {"group": GROUP, "other": other})
+    crossing = result.details["groups"][2]
+    assert crossing["column"] == "group x other"
+    sizes = {line["group"]: line["size"] for line in crossing["groups"]}
+    assert sizes == {"a, x": "compared", "a, y": "empty", "b, x": "compared", "b, y": "compared"}
+    assert "by group x other, empty and not compared: a, y" in result.notes
+
+
+def test_where_nothing_can_be_compared_nothing_passes() -> None:
+    result = found(FAIR, {"group": np.full(ROWS, "a")})
+    assert not result.passed
+    assert "demographic_parity by group: fewer than two groups have enough rows to be compared" in result.problems
+    assert (result.value, result.gate("").value) == (None, None)
+
+
+def test_a_gate_without_a_group_is_refused_when_it_is_declared() -> None:
+    with pytest.raises(ConfigError, match="needs groups"):
+        Bias()

@@ -1,0 +1,89 @@
+"""The gate `evaluation`: what is asked of the whole, of slices and beside Production, and what a failure says."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mlray.errors import ConfigError
+from mlray.gates.evaluation import Incumbent, evaluate
+from mlray.gates.result import Result
+from mlray.gates.scored import Scored
+from mlray.gates.settings import Evaluation
+from mlray.gates.task import Binary
+from mlray.training.evaluate import auc
+
+ROWS = 2000
+RANDOM = np.random.default_rng(0)
+LABELS = (RANDOM.random(ROWS) < 0.3).astype(np.float64)
+GOOD = LABELS + RANDOM.normal(0, 0.7, ROWS)
+BAD = LABELS + RANDOM.normal(0, 3, ROWS)
+COUNTRY = np.where(np.arange(ROWS) < 1500, "DE", np.where(np.arange(ROWS) < 1990, "FR", "PT"))
+
+
+def found(scores: np.ndarray, theirs: np.ndarray | None = None, **settings: Any) -> Result:
+    scored = Scored(labels=LABELS, predictions=scores, theirs=theirs, columns=pa.table({"country": COUNTRY}))
+    incumbent = None if theirs is None else Incumbent(reference="shop/3")
+    return evaluate(scored, Binary(), Evaluation(samples=50, **settings), incumbent)
+
+
+def test_the_whole_has_every_metric_of_the_task_and_an_interval_around_the_one_that_counts() -> None:
+    whole = found(GOOD).details["whole"]
+    assert whole["auc"]["value"] == auc(LABELS, GOOD)
+    assert whole["auc"]["low"] < whole["auc"]["value"] < whole["auc"]["high"]
+    assert set(whole) == {"auc", "log_loss", "brier", "accuracy", "positive_share"}
+
+
+def test_a_model_worse_than_asked_for_fails_and_the_message_says_by_which_figure() -> None:
+    assert found(GOOD, threshold=0.7).passed
+    failed = found(BAD, threshold=0.7)
+    assert not failed.passed
+    assert failed.problems == (f"auc is {auc(LABELS, BAD):.4f} on 2,000 test rows, asked for 0.7",)
+    assert (failed.value, failed.threshold) == (auc(LABELS, BAD), 0.7)
+
+
+def test_less_is_better_of_a_loss() -> None:
+    scores = np.clip(GOOD, 0.01, 0.99)
+    assert found(scores, metric="log_loss", threshold=5.0).passed
+    assert not found(scores, metric="log_loss", threshold=0.01).passed
+
+
+def test_each_slice_is_judged_but_one_of_few_rows_which_is_named_as_such() -> None:
+    scores = np.where(COUNTRY == "DE", GOOD, 0.5)
+    result = found(scores, slices=("country",), min_rows=100, slice_threshold=0.6)
+    lines = {line["slice"]: line for line in result.details["slices"]}
+    assert result.problems == ("auc is 0.5000 for country = FR (490 rows), asked for 0.6",)
+    assert lines["DE"]["value"] == auc(LABELS[:1500], GOOD[:1500])
+    assert (lines["PT"]["rows"], lines["PT"]["small"], lines["PT"]["value"]) == (10, True, None)
+
+
+def test_a_model_worse_than_production_on_the_same_rows_by_more_than_allowed_fails() -> None:
+    result = found(BAD, GOOD, max_drop_vs_production=0.01)
+    beside = result.details["production"]
+    assert beside["better"] == pytest.approx(auc(LABELS, BAD) - auc(LABELS, GOOD))
+    assert beside["low"] < beside["better"] < beside["high"] < 0
+    assert "worse than shop/3 in Production on the same rows" in result.problems[0]
+    assert found(GOOD, BAD, max_drop_vs_production=0.01).passed
+    assert found(BAD, GOOD).passed  # no rule, no failure: it is only told
+
+
+def test_a_production_that_cannot_be_scored_here_is_said_and_fails_nothing() -> None:
+    scored = Scored(labels=LABELS, predictions=GOOD)
+    why = Incumbent(reference="shop/3", why="it reads amount, which this training set does not have; not compared")
+    result = evaluate(scored, Binary(), Evaluation(samples=10, max_drop_vs_production=0.0), why)
+    assert result.passed
+    assert result.notes == (f"Production is shop/3: {why.why}",)
+
+
+def test_a_figure_that_cannot_be_computed_is_no_pass() -> None:
+    scored = Scored(labels=np.zeros(50), predictions=np.full(50, 0.5))
+    result = evaluate(scored, Binary(), Evaluation(samples=10))
+    assert not result.passed
+    assert result.problems == ("auc cannot be computed on the test rows",)
+    assert result.gate("").value is None
+
+
+def test_a_metric_that_the_task_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"there is no setting 'acc'.* did you mean 'auc'"):
+        found(GOOD, metric="acc")

@@ -1,0 +1,120 @@
+"""The gate `leakage`: what one feature, or what an hour changed in it, tells of the label."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+import mlray as ml
+from mlray import days
+from mlray.errors import DefinitionError
+from mlray.gates import leakage
+from mlray.gates.association import strength
+from mlray.gates.settings import Leakage
+from mlray.gates.task import Binary
+from mlray.training.evaluate import auc
+
+RANDOM = np.random.default_rng(0)
+LABELS = (RANDOM.random(1000) < 0.3).astype(np.float64)
+
+
+def told(values: Any, labels: np.ndarray = LABELS) -> float:
+    return strength(labels, pa.chunked_array([pa.array(values)]), Binary())
+
+
+def test_a_number_tells_by_its_auc_in_whichever_direction() -> None:
+    scores = LABELS + RANDOM.normal(0, 1, 1000)
+    assert told(scores) == told(-scores) == auc(LABELS, scores)
+    assert told(np.full(1000, 7.0)) == 0.5
+
+
+def test_that_a_value_is_missing_tells_too() -> None:
+    assert told([None if label else 1.0 for label in LABELS]) == 1.0
+    assert told([None if label else "JFK" for label in LABELS]) == 1.0
+
+
+def test_a_text_tells_by_the_other_half_of_the_rows_so_a_name_of_every_row_tells_nothing() -> None:
+    assert np.isnan(told([f"customer {i}" for i in range(1000)]))
+    assert told(np.where(LABELS > 0, "returned", "kept")) == 1.0
+    assert told(RANDOM.choice(["a", "b", "c"], 1000)) < 0.6
+
+
+def test_of_few_values_nothing_is_concluded() -> None:
+    assert np.isnan(told([1.0] * 20 + [0.0] * 5, LABELS[:25]))
+
+
+# What the tables say. Every user is asked about at noon; the label is whether the user goes at 12:30.
+#
+#                   11:00        11:30        12:00 = q     12:30        13:00
+#   visits            |            v            |                           honest: by chance, whatever comes
+#   goodbyes          |                         |             g             honest: stamped when the user goes
+#   early             |            e            |                           leaks: stamped an hour before it happened
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+USERS = 400
+GOES = (np.random.default_rng(1).random(USERS) < 0.4).astype(np.int64)
+
+
+
+@pytest.fixture(scope="module")
+def result(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ARG001
+    lake, gone = str(tmp_path_factory.mktemp("lake")), np.flatnonzero(GOES)
+    some = np.random.default_rng(2).choice(USERS, 200)
+    for name, users, at in (("visits", some, -30), ("goodbyes", gone, 30), ("early", gone, -30)):
+        rows = {"user_id": users, "at": [NOON + timedelta(minutes=at)] * len(users)}
+        history = {"user_id": np.arange(USERS), "at": [NOON - days(3)] * USERS}
+        for table in (rows, history):
+            write_deltalake(f"{lake}/{name}", pa.table(table), mode="append")
+    user = ml.Entity("user", keys=["user_id"])
+    views = [
+        ml.FeatureView(name, entity=user, source=ml.DeltaSource(name, path=name, timestamp="at"), features=[
+            ml.Count(windows=[days(7)]),
+        ]).prefixed(f"{name}_")
+        for name in ("visits", "goodbyes", "early")
+    ]
+    asked = ml.RequestSource("asked", schema={"age": int})
+    service = ml.FeatureService("churn", features=[*views, asked])
+    spine = pa.table({
+        "user_id": np.arange(USERS), "timestamp": [NOON] * USERS, "age": np.arange(USERS) % 50, "goes": GOES,
+    })
+    ts = ml.connect(ml.Settings(lake=lake)).build_training_set(service, spine, label="goes")
+    return leakage.examine(ts, Binary(), Leakage())
+
+
+def test_an_event_stamped_before_it_was_known_fails_the_gate_and_is_named(result: Any) -> None:
+    assert not result.passed
+    assert [text.split(" tells")[0] for text in result.problems] == [
+        "early_count_7d alone",
+        "what the hour before the asked instant changed in early_count_7d",
+    ]
+
+
+def test_an_honest_event_just_after_the_instant_is_told_and_fails_nothing(result: Any) -> None:
+    honest = result.details["features"]["goodbyes_count_7d"]
+    assert (honest["at"], honest["until"], honest["after"]) == (0.5, 0.5, 1.0)
+    assert result.notes == (
+        "what the hour after the asked instant changed in goodbyes_count_7d tells the label with 1.0000: a row stamped "
+        "an hour early, or late known rows without known_at, would leak it",
+    )
+
+
+def test_what_does_not_change_and_what_changes_by_chance_tells_nothing(result: Any) -> None:
+    assert result.details["features"]["visits_count_7d"]["until"] < 0.6
+    assert result.details["features"]["age"]["after"] == 0.5
+
+
+def test_the_label_under_another_name_is_refused() -> None:
+    rows = pa.table({"goes": GOES, "stays": 1 - GOES, "age": np.arange(USERS)})
+    with pytest.raises(DefinitionError, match="feature 'stays' equals the label 'goes' in all 400 rows of a sample"):
+        leakage.refuse_the_label(rows, ["age", "stays"], "goes", GOES.astype(np.float64), Binary())
+
+
+def test_a_sample_is_the_same_for_any_blocks() -> None:
+    block = pa.table({"goes": GOES, "row": np.arange(USERS)})
+    whole = leakage.taken(block, 0, 0.3, "goes")
+    halves = [leakage.taken(block.slice(i, 200), i, 0.3, "goes") for i in (0, 200)]
+    assert whole.equals(pa.concat_tables(halves).combine_chunks())
+    assert 80 < whole.num_rows < 160
