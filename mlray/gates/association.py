@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from mlray.gates.task import Task
 from mlray.training.evaluate import auc
+from mlray.training.task import Task
 
 FEWEST = 30
 """Rows with the value, and rows of each class among them, below which nothing is concluded."""

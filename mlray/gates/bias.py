@@ -21,7 +21,7 @@ from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Bias
 from mlray.gates.slices import Slices, crossed, sliced
-from mlray.gates.task import Task
+from mlray.training.task import Task
 
 PARITY, ODDS = "demographic_parity", "equalized_odds"
 

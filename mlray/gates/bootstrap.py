@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlray.gates.task import Task
+from mlray.training.task import Task
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], float]

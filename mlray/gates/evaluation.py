@@ -15,7 +15,7 @@ from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Evaluation
 from mlray.gates.slices import Slices, sliced
-from mlray.gates.task import Task
+from mlray.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +58,6 @@ def evaluate(scored: Scored, task: Task, config: Evaluation, incumbent: Incumben
     )
 
 
-_LESS = ("log_loss", "brier", "rmse", "mae", "mape")
-"""Of what other metrics a task has, those of which less is better."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Judge:
     scored: Scored
@@ -71,7 +67,7 @@ class _Judge:
 
     @property
     def greater(self) -> bool:
-        return self.task.greater if self.metric == self.task.metric else self.metric not in _LESS
+        return self.task.greater(self.metric)
 
     def whole(self, values: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """Every metric; the one of the rules with its interval."""

@@ -104,7 +104,7 @@ class Explainer:
 
 
 def _method(shap: Any, model: Model, background: Encoded) -> _Method:
-    scorer = getattr(model, "scorer", None)
+    scorer = model.scorer
     if hasattr(scorer, "booster"):
         return _of_booster(model)
     if hasattr(scorer, "estimator"):
@@ -195,7 +195,7 @@ def _of_booster(model: Model) -> _Method:
     """XGBoost's own TreeSHAP."""
     import xgboost  # the model is one of it
 
-    scorer: Any = model.scorer  # type: ignore[attr-defined]
+    scorer: Any = model.scorer
 
     def compute(rows: Encoded) -> tuple[Floats, Floats, Floats]:
         matrix = xgboost.DMatrix(scorer.design.matrix(rows.numbers, rows.codes, np.float32))
@@ -209,7 +209,7 @@ def _of_booster(model: Model) -> _Method:
 
 def _of_estimator(shap: Any, model: Model, background: Encoded) -> _Method:
     """TreeSHAP where shap knows the trees."""
-    scorer: Any = model.scorer  # type: ignore[attr-defined]
+    scorer: Any = model.scorer
     try:
         trees = shap.TreeExplainer(scorer.estimator)
     except Exception as error:
@@ -234,7 +234,7 @@ def _permuted(shap: Any, model: Model, background: Encoded) -> _Method:
 
     def predict(matrix: Floats) -> Floats:
         numbers, codes = matrix[:, :width].astype(np.float32), np.rint(matrix[:, width:]).astype(np.int32)
-        found: Floats = model.scorer.scores(numbers, codes)  # type: ignore[attr-defined]
+        found: Floats = model.scorer.scores(numbers, codes)
         return found.reshape(len(matrix), -1)
 
     known = _matrix(background)

@@ -19,10 +19,11 @@ from mlray.gates.judge import Judge, Production, Results
 from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import DataValidation, Gates
-from mlray.gates.task import Binary
 from mlray.gates.terms import EARLIEST, LATEST, Terms, kept, rows_of
+from mlray.training import sklearn_trainer
 from mlray.training.launch import read_columns
 from mlray.training.run import Run
+from mlray.training.sklearn_trainer import SklearnTrainer
 
 
 def train(
@@ -36,9 +37,9 @@ def train(
     """Trains, with its gates. loop: trains on a training set as `config` says. production: puts the checkpoint of what
     is in Production into an empty folder; called after the loop. GateFailed where a gate stops the run.
     """
-    read_columns(ts, config)
+    kind = read_columns(ts, config, asked_kind(config)).task
     terms, ts = Terms.of(config), kept(ts)
-    found = data_results(terms, ts, gates)
+    found = data_results(terms, ts, kind, gates)
     refuse(found, gates, "before the first step: no model was trained")
     run = loop(ts)
     judge = Judge(terms, ts, gates, run)
@@ -49,13 +50,19 @@ def train(
     return run
 
 
-def data_results(terms: Terms, ts: Any, gates: Gates) -> Results:
-    """What is found out about the data."""
+def asked_kind(config: Any) -> str | None:
+    """The kind of task that the configuration is for; None where the label's type says."""
+    kind: str | None = sklearn_trainer.check(config) if isinstance(config, SklearnTrainer.Config) else config.task
+    return kind
+
+
+def data_results(terms: Terms, ts: Any, kind: str, gates: Gates) -> Results:
+    """What is found out about the data of a kind of task."""
     found: Results = {}
     if gates.data_validation is not None:
         found["data_validation"] = _data_validation(terms, ts, gates.data_validation)
     if gates.leakage is not None:
-        found["leakage"] = leakage.examine(ts, Binary(), gates.leakage, terms.ignore)
+        found["leakage"] = leakage.examine(ts, kind, gates.leakage, terms.ignore)
     return found
 
 

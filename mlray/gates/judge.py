@@ -13,12 +13,12 @@ from mlray.gates.report import Report, write_report
 from mlray.gates.result import REPORT_FILE, Result, write_evidence
 from mlray.gates.scored import MOST_ROWS, Chosen, Saved, Scored, pick, score
 from mlray.gates.settings import Evaluation, Explanation, Gates
-from mlray.gates.task import Task, task_of
 from mlray.gates.terms import Terms, rows_of
 from mlray.registry.client import Registry
 from mlray.registry.gates import write_gates
 from mlray.training.model import Model, load_model
 from mlray.training.run import Run
+from mlray.training.task import Task
 
 Results = dict[str, Result]
 
@@ -51,7 +51,7 @@ class Judge:
         self.terms, self.ts, self.gates, self.run = terms, ts, gates, run
         self.checkpoint = Path(run.checkpoint)
         self.model = load_model(self.checkpoint)
-        self.task = task_of(self.model)
+        self.task = self.model.task
 
     def results(self, production: Production | None) -> Results:
         """What is found out about the model."""
@@ -132,7 +132,7 @@ def unfit(theirs: Model, ours: Model, schema: pa.Schema) -> str | None:
         return f"it reads {', '.join(missing)}, which this training set does not have; not compared"
     if theirs.signature.label != ours.signature.label:
         return f"it predicts '{theirs.signature.label}', not '{ours.signature.label}'; not compared"
-    a, b = task_of(theirs), task_of(ours)
+    a, b = theirs.task, ours.task
     if (a.kind, tuple(a.classes)) != (b.kind, tuple(b.classes)):
         return f"its task is {_named_task(a)}, this one's is {_named_task(b)}; not compared"
     return None

@@ -25,17 +25,17 @@ from mlray.gates.association import Floats, numbers, strength
 from mlray.gates.result import Result
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import Leakage
-from mlray.gates.task import Task
 from mlray.gates.terms import EARLIEST, LATEST, rows_of
 from mlray.offline.tasks import task as ray_task
 from mlray.offline.training_set import TrainingSet, build
 from mlray.training.feed import mix
+from mlray.training.task import MULTICLASS, Task, class_column, class_order
 
 HOUR = timedelta(hours=1)
 _WRITTEN = "the training set was written before: it was not built as of other instants"
 
 
-def examine(ts: Any, task: Task, config: Leakage, ignore: tuple[str, ...] = ()) -> Result:
+def examine(ts: Any, kind: str, config: Leakage, ignore: tuple[str, ...] = ()) -> Result:
     """The result. DefinitionError where a feature is the label under another name. Of a training set that is no
     `TrainingSet` but was written before, only what features tell at their instant.
     """
@@ -44,6 +44,7 @@ def examine(ts: Any, task: Task, config: Leakage, ignore: tuple[str, ...] = ()) 
         before, now, after = as_of(ts, sample(ts, config.rows), (-HOUR, timedelta(0), HOUR))
     else:
         before = now = after = _picked(ts, config.rows, features)
+    task = task_in(now.column(ts.label), kind)
     labels = np.asarray(task.encode(now.column(ts.label)), np.float64)
     refuse_the_label(now, features, str(ts.label), labels, task)
     found = {
@@ -64,6 +65,12 @@ def examine(ts: Any, task: Task, config: Leakage, ignore: tuple[str, ...] = ()) 
         notes=tuple(_notes(found, config)) if isinstance(ts, TrainingSet) else (_WRITTEN,),
         details={"rows": now.num_rows, "hours": 1, "features": found},
     )
+
+
+def task_in(label: pa.ChunkedArray, kind: str) -> Task:
+    """The task of the kind, with the classes that the labels of a sample have."""
+    names = set(class_column(label).unique().to_pylist()) if kind == MULTICLASS else set()
+    return Task(kind=kind, classes=class_order(names, label.type))
 
 
 def _picked(ts: Any, rows: int, features: list[str]) -> pa.Table:

@@ -17,8 +17,8 @@ from mlray.gates import plot
 from mlray.gates.curves import by_decile, confusion, roc
 from mlray.gates.result import Result
 from mlray.gates.scored import Scored
-from mlray.gates.task import Task
 from mlray.training.run import Run
+from mlray.training.task import Task
 
 _TITLES = {
     "data_validation": "Data validation",

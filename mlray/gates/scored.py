@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import SchemaError
-from mlray.gates.task import task_of
 from mlray.offline.spine import ROW
 from mlray.registry.manifest import manifest_of
 from mlray.training.feed import mix
@@ -111,7 +110,7 @@ def score_block(table: pa.Table, chosen: Chosen, model: Saved, incumbent: Saved 
     ours = loaded(model)
     found = {
         ROW: rows.column(ROW),
-        _LABEL: pa.array(np.asarray(task_of(ours).encode(rows.column(chosen.label)), np.float64)),
+        _LABEL: pa.array(np.asarray(ours.task.encode(rows.column(chosen.label)), np.float64)),
         _OURS: _listed(ours.predict(rows)),
     }
     if incumbent is not None:

@@ -26,16 +26,15 @@ class Terms:
 
     @classmethod
     def of(cls, config: Any) -> "Terms":
-        """Of a `Trainer.Config`."""
-        ends = config.split.bounds() if hasattr(config.split, "bounds") else config.split
-        sampling, gates = getattr(config, "sampling", config), getattr(config, "gates", config)
+        """Of the configuration of any trainer."""
+        ends = config.split.bounds()
         return cls(
             storage=Path(config.storage),
             run=config.run,
             train=(EARLIEST, microseconds(ends[0])),
             test=(microseconds(ends[-2]), microseconds(ends[-1])),
-            ignore=tuple(sampling.ignore),
-            min_auc=gates.min_auc,
+            ignore=config.sampling.ignore,
+            min_auc=config.gates.min_auc,
         )
 
 

@@ -12,7 +12,7 @@ from mlray.gates.bias import examine
 from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Bias
-from mlray.gates.task import Binary
+from mlray.training.task import Task
 
 ROWS = 4000
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ UNFAIR = FAIR - 0.3 * (GROUP == "b")
 
 def found(scores: np.ndarray, groups: dict[str, Any], labels: np.ndarray = LABELS, **settings: Any) -> Result:
     scored = Scored(labels=labels, predictions=scores, columns=pa.table(groups))
-    return examine(scored, Binary(), Bias(groups=tuple(groups), **settings))
+    return examine(scored, Task(), Bias(groups=tuple(groups), **settings))
 
 
 def test_the_differences_are_those_of_fairlearn() -> None:

@@ -11,8 +11,8 @@ from mlray.gates.evaluation import Incumbent, evaluate
 from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Evaluation
-from mlray.gates.task import Binary
 from mlray.training.evaluate import auc
+from mlray.training.task import Task
 
 ROWS = 2000
 RANDOM = np.random.default_rng(0)
@@ -25,7 +25,7 @@ COUNTRY = np.where(np.arange(ROWS) < 1500, "DE", np.where(np.arange(ROWS) < 1990
 def found(scores: np.ndarray, theirs: np.ndarray | None = None, **settings: Any) -> Result:
     scored = Scored(labels=LABELS, predictions=scores, theirs=theirs, columns=pa.table({"country": COUNTRY}))
     incumbent = None if theirs is None else Incumbent(reference="shop/3")
-    return evaluate(scored, Binary(), Evaluation(samples=50, **settings), incumbent)
+    return evaluate(scored, Task(), Evaluation(samples=50, **settings), incumbent)
 
 
 def test_the_whole_has_every_metric_of_the_task_and_an_interval_around_the_one_that_counts() -> None:
@@ -71,14 +71,14 @@ def test_a_model_worse_than_production_on_the_same_rows_by_more_than_allowed_fai
 def test_a_production_that_cannot_be_scored_here_is_said_and_fails_nothing() -> None:
     scored = Scored(labels=LABELS, predictions=GOOD)
     why = Incumbent(reference="shop/3", why="it reads amount, which this training set does not have; not compared")
-    result = evaluate(scored, Binary(), Evaluation(samples=10, max_drop_vs_production=0.0), why)
+    result = evaluate(scored, Task(), Evaluation(samples=10, max_drop_vs_production=0.0), why)
     assert result.passed
     assert result.notes == (f"Production is shop/3: {why.why}",)
 
 
 def test_a_figure_that_cannot_be_computed_is_no_pass() -> None:
     scored = Scored(labels=np.zeros(50), predictions=np.full(50, 0.5))
-    result = evaluate(scored, Binary(), Evaluation(samples=10))
+    result = evaluate(scored, Task(), Evaluation(samples=10))
     assert not result.passed
     assert result.problems == ("auc cannot be computed on the test rows",)
     assert result.gate("").value is None
@@ -87,3 +87,19 @@ def test_a_figure_that_cannot_be_computed_is_no_pass() -> None:
 def test_a_metric_that_the_task_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"there is no setting 'acc'.* did you mean 'auc'"):
         found(GOOD, metric="acc")
+
+
+def test_several_classes_and_numbers_are_judged_by_their_own_metric() -> None:
+    classes, random = Task(kind="multiclass", classes=("a", "b", "c")), np.random.default_rng(1)
+    labels = random.integers(0, 3, 600).astype(np.float64)
+    shares = np.full((600, 3), 0.1) + 0.7 * (labels[:, None] == np.arange(3))
+    result = evaluate(Scored(labels=labels, predictions=shares), classes, Evaluation(samples=10, threshold=0.5))
+    assert (result.passed, result.details["metric"], result.details["greater"]) == (True, "log_loss", False)
+
+    values = random.normal(0, 1, 600)
+    numbers = Scored(labels=values, predictions=values + 2.0, theirs=values + 1.0)
+    asked = Evaluation(samples=10, max_drop_vs_production=0.5)
+    result = evaluate(numbers, Task(kind="regression"), asked, Incumbent(reference="shop/3"))
+    assert result.problems == (
+        "rmse is 1.0000 worse than shop/3 in Production on the same rows (-1.0000 to -1.0000), allowed are 0.5",
+    )

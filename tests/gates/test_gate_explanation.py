@@ -1,20 +1,30 @@
 """Explanations: what the features add sums to what the model said; a request is explained from the checkpoint alone."""
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.feather
 import pytest
 import torch
+import xgboost
+from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
 from mlray.errors import ConfigError, UnknownName
 from mlray.gates.explainer import Explainer
+from mlray.gates.explainer import Explanation as Explanations
 from mlray.gates.explanation import explain, explain_model, write_explanation
+from mlray.gates.result import Result
 from mlray.gates.settings import Explanation
+from mlray.training.design import Design
 from mlray.training.model import Model, load_model
+from mlray.training.network import Features, Network, NetworkScorer
+from mlray.training.preprocessing import Preprocessing
+from mlray.training.sklearn_model import SklearnScorer
+from mlray.training.xgboost_model import BoosterScorer
 from tests.training.made import FEATURES, config, table, trainer
 
 DATA = table(5000)
@@ -33,24 +43,31 @@ def model(checkpoint: Path) -> Model:
     return load_model(checkpoint)
 
 
-def test_base_and_values_of_a_row_sum_to_the_models_output(model: Model) -> None:
-    found = Explainer(model, BACKGROUND).explain(ROWS)
+@pytest.fixture(scope="module")
+def found(model: Model) -> Explanations:
+    return Explainer(model, BACKGROUND).explain(ROWS)
+
+
+def test_base_and_values_of_a_row_sum_to_the_models_output(model: Model, found: Explanations) -> None:
     assert (found.method, found.features, found.values.shape) == ("deep", tuple(FEATURES), (300, 5, 1))
     log_odds = found.base + found.values.sum(axis=1)[:, 0]
     assert 1 / (1 + np.exp(-log_odds)) == pytest.approx(model.predict(ROWS), abs=1e-9)
 
 
-def test_what_an_embedding_and_an_indicator_add_counts_for_their_feature(model: Model) -> None:
+def test_what_an_embedding_and_an_indicator_add_counts_for_their_feature(found: Explanations) -> None:
     #  the label depends on amount, on country and on whether rate is missing; see tests/training/made.py
-    found = Explainer(model, BACKGROUND).explain(ROWS)
     assert set(list(found.importance())[:3]) == {"amount", "country", "rate"}
     missing = np.isnan(ROWS.column("rate").to_numpy())
     rate = found.values[:, found.features.index("rate"), 0]
     assert rate[missing].mean() < rate[~missing].mean()
 
 
-def test_the_gate_says_how_nearly_they_add_up_and_tells_each_slice(model: Model) -> None:
-    result = explain_model(model, BACKGROUND, ROWS, Explanation(slices=("country",)))
+@pytest.fixture(scope="module")
+def result(model: Model) -> Result:
+    return explain_model(model, BACKGROUND, ROWS, Explanation(slices=("country",)))
+
+
+def test_the_gate_says_how_nearly_they_add_up_and_tells_each_slice(result: Result) -> None:
     assert result.passed
     assert result.value is not None
     assert result.value < 1e-9
@@ -59,15 +76,14 @@ def test_the_gate_says_how_nearly_they_add_up_and_tells_each_slice(model: Model)
     assert {line["slice"] for line in lines} == {"DE", "FR", "PT", "(missing)"}
 
 
-def test_a_request_is_explained_from_the_checkpoint_alone(model: Model, checkpoint: Path) -> None:
-    result = explain_model(model, BACKGROUND, ROWS, Explanation())
+def test_a_request_is_explained_from_the_checkpoint_alone(result: Result, checkpoint: Path) -> None:
     with pytest.raises(UnknownName, match=r"train with \[gates.explanation\]"):
         explain(checkpoint, ROWS.to_pylist()[0])
     write_explanation(checkpoint, result, BACKGROUND, FEATURES)
     row = ROWS.select(FEATURES).to_pylist()[0]
-    found = explain(checkpoint, row)
-    assert set(found["features"]) == set(FEATURES)
-    assert found["base"] + sum(found["features"].values()) == pytest.approx(found["output"])
+    told = explain(checkpoint, row)
+    assert set(told["features"]) == set(FEATURES)
+    assert told["base"] + sum(told["features"].values()) == pytest.approx(told["output"])
 
 
 class Functional(nn.Module):
@@ -81,19 +97,52 @@ class Functional(nn.Module):
         return self.last(torch.relu(self.first(numbers))).squeeze(1)
 
 
-def test_where_deep_shap_does_not_add_up_gradients_are_taken(model: Model) -> None:
+@dataclass(frozen=True)
+class Own(Network):
+    def build(self, features: Features) -> nn.Module:
+        return Functional(features.width)
+
+
+def own(model: Model, preprocessing: Preprocessing) -> Model:
+    """An untrained network of one's own over what the preprocessing gives."""
     torch.manual_seed(0)
-    alone = without_texts(model, Functional(model.preprocessing.width).double().eval())
-    found = Explainer(alone, BACKGROUND).explain(ROWS.slice(0, 10))
+    features = Features.of(preprocessing, model.task)
+    scorer = NetworkScorer("own", Own(), features, Own().build(features).double().eval())
+    kept = {n.name for n in preprocessing.numbers} | {t.name for t in preprocessing.texts}
+    inputs = {name: kind for name, kind in model.signature.inputs.items() if name in kept}
+    return Model(scorer, preprocessing, replace(model.signature, inputs=inputs))
+
+
+def test_where_deep_shap_does_not_add_up_gradients_are_taken(model: Model) -> None:
+    found = Explainer(own(model, replace(model.preprocessing, texts=())), BACKGROUND).explain(ROWS.slice(0, 10))
     assert found.method == "gradient"
     assert 0 < found.error < 0.25
 
 
-def without_texts(model: Model, network: Any) -> Any:
-    from dataclasses import replace
+def test_a_network_of_ones_own_that_reads_texts_is_explained_by_permutations(model: Model) -> None:
+    found = Explainer(own(model, model.preprocessing), BACKGROUND.slice(0, 20)).explain(ROWS.slice(0, 5))
+    assert (found.method, found.values.shape) == ("permutation", (5, 5, 1))
+    assert found.error < 1e-9
+    assert not found.values[:, found.features.index("country")].any()  # which it does not read
 
-    signature = replace(model.signature, inputs={k: v for k, v in model.signature.inputs.items() if k != "country"})
-    return Model(network, replace(model.preprocessing, texts=()), signature)
+
+@pytest.mark.parametrize("kind", ["forest", "booster"])
+def test_trees_are_explained_exactly(model: Model, kind: str) -> None:
+    encoded = model.preprocessing.encode(DATA)
+    design = Design.of(model.preprocessing, one_hot=True)
+    matrix, labels = design.matrix(encoded.numbers, encoded.codes), DATA.column("bought").to_numpy()
+    scorer: Any
+    if kind == "forest":
+        forest = RandomForestClassifier(10, max_depth=4, random_state=0).fit(matrix, labels)
+        scorer = SklearnScorer("sklearn.ensemble:RandomForestClassifier", forest, design, model.task)
+    else:
+        rows = xgboost.DMatrix(matrix.astype(np.float32), labels)
+        trees = xgboost.train({"objective": "binary:logistic", "nthread": 1}, rows, 10)
+        scorer = BoosterScorer(trees, design, model.task)
+    found = Explainer(Model(scorer, model.preprocessing, model.signature), BACKGROUND).explain(ROWS)
+    assert (found.method, found.features) == ("tree", tuple(FEATURES))
+    assert found.error < 1e-5
+    assert set(list(found.importance())[:3]) == {"amount", "country", "rate"}
 
 
 def test_without_the_package_the_error_names_the_extra(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +152,6 @@ def test_without_the_package_the_error_names_the_extra(model: Model, monkeypatch
 
 
 def test_a_background_is_kept_in_the_types_of_the_features(checkpoint: Path) -> None:
-    kept = pa.feather.read_table(checkpoint / "background.arrow")
+    kept = pyarrow.feather.read_table(checkpoint / "background.arrow")
     assert kept.schema.names == FEATURES
     assert kept.num_rows == 100

@@ -14,15 +14,15 @@ from mlray.errors import DefinitionError
 from mlray.gates import leakage
 from mlray.gates.association import strength
 from mlray.gates.settings import Leakage
-from mlray.gates.task import Binary
 from mlray.training.evaluate import auc
+from mlray.training.task import Task
 
 RANDOM = np.random.default_rng(0)
 LABELS = (RANDOM.random(1000) < 0.3).astype(np.float64)
 
 
 def told(values: Any, labels: np.ndarray = LABELS) -> float:
-    return strength(labels, pa.chunked_array([pa.array(values)]), Binary())
+    return strength(labels, pa.chunked_array([pa.array(values)]), Task())
 
 
 def test_a_number_tells_by_its_auc_in_whichever_direction() -> None:
@@ -40,6 +40,14 @@ def test_a_text_tells_by_the_other_half_of_the_rows_so_a_name_of_every_row_tells
     assert np.isnan(told([f"customer {i}" for i in range(1000)]))
     assert told(np.where(LABELS > 0, "returned", "kept")) == 1.0
     assert told(RANDOM.choice(["a", "b", "c"], 1000)) < 0.6
+
+
+def test_of_several_classes_the_one_that_is_told_best_counts_and_of_a_number_its_rank() -> None:
+    classes = np.random.default_rng(4).integers(0, 3, 1000).astype(np.float64)
+    several = Task(kind="multiclass", classes=("a", "b", "c"))
+    assert strength(classes, pa.chunked_array([pa.array(classes == 1)]), several) == 1.0
+    values = RANDOM.normal(0, 1, 1000)
+    assert strength(values, pa.chunked_array([pa.array(-np.exp(values))]), Task(kind="regression")) == 1.0
 
 
 def test_of_few_values_nothing_is_concluded() -> None:
@@ -81,7 +89,7 @@ def result(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Any:  
         "user_id": np.arange(USERS), "timestamp": [NOON] * USERS, "age": np.arange(USERS) % 50, "goes": GOES,
     })
     ts = ml.connect(ml.Settings(lake=lake)).build_training_set(service, spine, label="goes")
-    return leakage.examine(ts, Binary(), Leakage())
+    return leakage.examine(ts, "binary", Leakage())
 
 
 def test_an_event_stamped_before_it_was_known_fails_the_gate_and_is_named(result: Any) -> None:
@@ -109,7 +117,7 @@ def test_what_does_not_change_and_what_changes_by_chance_tells_nothing(result: A
 def test_the_label_under_another_name_is_refused() -> None:
     rows = pa.table({"goes": GOES, "stays": 1 - GOES, "age": np.arange(USERS)})
     with pytest.raises(DefinitionError, match="feature 'stays' equals the label 'goes' in all 400 rows of a sample"):
-        leakage.refuse_the_label(rows, ["age", "stays"], "goes", GOES.astype(np.float64), Binary())
+        leakage.refuse_the_label(rows, ["age", "stays"], "goes", GOES.astype(np.float64), Task())
 
 
 def test_a_sample_is_the_same_for_any_blocks() -> None:

@@ -13,8 +13,8 @@ from mlray.gates.report import Report, figure
 from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Evaluation
-from mlray.gates.task import Binary
 from mlray.training.run import Run
+from mlray.training.task import Task
 
 LABELS = np.tile([0.0, 1.0, 0.0, 1.0], 100)
 SCORES = np.tile([0.1, 0.4, 0.6, 0.9], 100)
@@ -34,9 +34,9 @@ def page() -> str:
             passed=False, value=1.0, threshold=0.99, problems=("amount alone tells <the> label",),
             details={"rows": 400, "features": {"amount": {"at": 1.0, "until": float("nan"), "after": 0.5}}},
         ),
-        "evaluation": evaluation.evaluate(scored, Binary(), Evaluation(slices=("carrier",), min_rows=50, samples=10)),
+        "evaluation": evaluation.evaluate(scored, Task(), Evaluation(slices=("carrier",), min_rows=50, samples=10)),
     }
-    return Report(run=run, task=Binary(), results=results, scored=scored).html()
+    return Report(run=run, task=Task(), results=results, scored=scored).html()
 
 
 def test_it_is_one_well_formed_file_without_scripts_and_fetches_nothing() -> None:

@@ -72,9 +72,10 @@ def shop(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:  #
     ))
     ts = platform.build_training_set(ml.FeatureService("shop", features=[view, asked]), spine, label="bought").cached()
     ends = tuple(START + timedelta(minutes=10 * rows) for rows in (1800, 2200, ROWS))
-    config = Trainer.Config(
-        split=ends, storage=f"{folder}/runs", run="first", epochs=2, batch_size=128, shuffle_rows=1024, workers=1
-    )
+    config = Trainer.Config.from_json({
+        "split": ends, "storage": f"{folder}/runs", "run": "first", "epochs": 2, "batch_size": 128,
+        "shuffle_rows": 1024, "workers": 0,
+    })
     gates = Gates(
         evaluation=Evaluation(slices=("segment", "country"), samples=30, min_rows=50), bias=Bias(groups=("segment",))
     )
@@ -158,7 +159,7 @@ def test_the_label_among_the_features_under_another_name_is_refused_before_the_l
     )
     ts = shop.platform.build_training_set(shop.ts.definition, spine, label="bought")
     with pytest.raises(DefinitionError, match="feature 'size' equals the label 'bought' in all"):
-        job.data_results(Terms.of(shop.config), ts, Gates(data_validation=None, leakage=Leakage(rows=500)))
+        job.data_results(Terms.of(shop.config), ts, "binary", Gates(data_validation=None, leakage=Leakage(rows=500)))
 
 
 def test_a_slice_by_a_column_that_is_not_there_is_refused_by_name(shop: Shop) -> None:
