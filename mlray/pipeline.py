@@ -71,14 +71,16 @@ def train_model(
     platform.join_ray()
     settings = {"storage": runs_folder(recipe), **recipe.training}
     gates = Gates.from_json(recipe.gates) if judged else None
-    outcome = {**config_of(settings).outcome(), "gates": None if gates is None else asdict(gates)}
+    card = recipe.card if judged else {}
+    judging = [None if gates is None else asdict(gates), card]
+    outcome = [config_of(settings).outcome(), judging]
     digest = hashlib.sha256(f"{json.dumps(outcome, sort_keys=True)}{ts.fingerprint}".encode()).hexdigest()
     config = config_of({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
     if path.exists():
         return read_run(path)
     model = recipe.model_name if judged else None
-    run = platform.train(config, ts, gates=gates, model=model, on_epoch=on_epoch, on_status=on_status)
+    run = platform.train(config, ts, gates=gates, model=model, card=card, on_epoch=on_epoch, on_status=on_status)
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(asdict(run)))
     aside.replace(path)

@@ -331,6 +331,7 @@ class Platform:
         *,
         gates: Gates | None = Gates(),  # noqa: B008 - frozen
         model: str | None = None,
+        card: Mapping[str, str] = {},
         on_epoch: Callable[[Mapping[str, float]], None] | None = None,
         on_status: Callable[[Any], None] | None = None,
     ) -> "Run":
@@ -339,8 +340,8 @@ class Platform:
         is of one that `write_delta` wrote: nothing is computed again.
 
         gates: what the run has to find out, see `mlray.gates`; None: nothing. model: the registered model whose
-        Production this one is compared with. on_epoch, on_status: see launch.py. GateFailed where a gate fails that
-        stops the run.
+        Production this one is compared with. card: what a person has to say about the model: purpose, owner, limits.
+        on_epoch, on_status: see launch.py. GateFailed where a gate fails that stops the run.
         """
         from mlray.gates.job import train  # torch takes seconds to import and only this verb needs it
         from mlray.gates.judge import production_of
@@ -361,6 +362,7 @@ class Platform:
             gates,
             loop=loop,
             production=lambda folder: None if model is None else production_of(self.registry, model, folder),
+            card=card,
         )
 
     def serve(self, *models: str, **settings: Any) -> "Running":

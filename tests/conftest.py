@@ -18,6 +18,7 @@ TEST_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "POLARS_MAX_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    "NUMBA_DISABLE_JIT": "1",
 }
 os.environ.update(TEST_ENVIRONMENT)
 os.environ.pop("RAY_ADDRESS", None)

@@ -20,6 +20,7 @@ from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import DataValidation, Gates
 from mlray.gates.terms import EARLIEST, LATEST, Terms, kept, rows_of
+from mlray.registry.card_text import REQUIRED, card_gate, write_card
 from mlray.training import sklearn_trainer
 from mlray.training.launch import read_columns
 from mlray.training.run import Run
@@ -33,9 +34,11 @@ def train(
     *,
     loop: Callable[[Any], Run],
     production: Callable[[Path], Production | None] = lambda _: None,
+    card: Mapping[str, str] = {},
 ) -> Run:
     """Trains, with its gates. loop: trains on a training set as `config` says. production: puts the checkpoint of what
-    is in Production into an empty folder; called after the loop. GateFailed where a gate stops the run.
+    is in Production into an empty folder; called after the loop. card: what a person has to say about the model.
+    GateFailed where a gate stops the run.
     """
     kind = read_columns(ts, config, asked_kind(config)).task
     terms, ts = Terms.of(config), kept(ts)
@@ -45,9 +48,25 @@ def train(
     judge = Judge(terms, ts, gates, run)
     with TemporaryDirectory(dir=terms.storage, prefix=".production-") as folder:
         found |= judge.results(production(Path(folder, "model")))
+    if card:
+        write_card(run.checkpoint, card)
+        found["model_card"] = card_result(card)
     report = judge.write(found)
     refuse(found, gates, f"see {report}")
     return run
+
+
+def card_result(card: Mapping[str, str]) -> Result:
+    """The registry's own result on the card, and what it lacks."""
+    gate = card_gate(card)
+    lacking = [field for field in REQUIRED if not card.get(field, "").strip()]
+    return Result(
+        passed=gate.passed,
+        value=gate.value,
+        threshold=gate.threshold,
+        problems=tuple(f"[model.card] says nothing of '{field}'" for field in lacking),
+        details=dict(card),
+    )
 
 
 def asked_kind(config: Any) -> str | None:

@@ -21,6 +21,7 @@ from mlray.gates.result import Result, read_evidence
 from mlray.gates.settings import Bias, DataValidation, Evaluation, Gates, Leakage
 from mlray.gates.terms import Terms
 from mlray.offline.training_set import TrainingSet
+from mlray.offline.written import WrittenSet
 from mlray.platform import Platform
 from mlray.registry.policy import Policy
 from mlray.training.evaluate import auc
@@ -79,13 +80,15 @@ def shop(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:  #
     gates = Gates(
         evaluation=Evaluation(slices=("segment", "country"), samples=30, min_rows=50), bias=Bias(groups=("segment",))
     )
-    return Shop(platform, ts, config, gates, platform.train(config, ts, gates=gates))
+    card = {"purpose": "Says who will buy.", "owner": "sales", "limits": "Made up."}
+    return Shop(platform, ts, config, gates, platform.train(config, ts, gates=gates, card=card))
 
 
 def test_every_result_lies_in_the_checkpoint_bound_to_it_and_the_report_beside_it(shop: Shop) -> None:
     checkpoint = Path(shop.run.checkpoint)
     gates = json.loads((checkpoint / "gates.json").read_text())
-    assert (gates["run"], sorted(gates["gates"])) == ("first", ["bias", "data_validation", "evaluation", "leakage"])
+    names = ["bias", "data_validation", "evaluation", "leakage", "model_card"]
+    assert (gates["run"], sorted(gates["gates"])) == ("first", names)
     assert all(result["passed"] for result in gates["gates"].values())
     assert gates["gates"]["bias"]["link"] == "report.html#bias"
     report = (checkpoint / "report.html").read_text()
@@ -165,3 +168,15 @@ def test_the_label_among_the_features_under_another_name_is_refused_before_the_l
 def test_a_slice_by_a_column_that_is_not_there_is_refused_by_name(shop: Shop) -> None:
     with pytest.raises(SchemaError, match=r"column 'segmnt' is not in the training set.* did you mean 'segment'"):
         shop.judged(Gates(evaluation=Evaluation(slices=("segmnt",))))
+
+
+def test_a_training_set_that_was_written_before_goes_through_the_same_gates(shop: Shop, tmp_path: Path) -> None:
+    shop.ts.write_delta(tmp_path / "written")
+    written, gates = WrittenSet.read(tmp_path / "written"), replace(shop.gates, data_validation=DataValidation())
+    found = job.data_results(Terms.of(shop.config), written, "binary", gates)
+    found |= Judge(Terms.of(shop.config), written, gates, shop.run).results(None)
+    assert {name: result.passed for name, result in found.items()} == {
+        "data_validation": True, "leakage": True, "evaluation": True, "bias": True,
+    }
+    assert found["leakage"].notes == ("the training set was written before: it was not built as of other instants",)
+    assert found["evaluation"].value == pytest.approx(shop.run.metrics["test_auc"], abs=1e-12)
