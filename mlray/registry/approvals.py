@@ -66,6 +66,10 @@ def revoke_approval(tx: Transaction, row: VersionRow, stage: str) -> None:
     tx.note("revoke_approval", model=row.model, before={"version": row.version, "stage": stage, "approvals": ids})
 
 
+_WANTED_BY = {"model_card": "[model.card]"}
+"""The table of the recipe by which a run has a gate's result, where it is not called like the gate."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lacking:
     """What a version lacks to enter a stage: roles, one entry per person who has yet to approve; gates; in words."""
@@ -87,7 +91,8 @@ def missing(session: Session, policy: Policy, row: VersionRow, stage: str, gates
     found = [f"an approval as {role}" for role in roles]
     closed = tuple(gate for gate in rule.gates if gate not in gates or not gates[gate].passed)
     for gate in closed:
-        found.append(f"gate '{gate}': {gates.get(gate, 'the run left no result')}")
+        nothing = f"the run left no result; train with {_WANTED_BY.get(gate, f'[gates.{gate}]')}"
+        found.append(f"gate '{gate}': {gates.get(gate, nothing)}")
     if lacking:
         found += [f"({a.who}'s approval does not count: {a.void})" for a in _void(session, policy, row, stage)]
     return Lacking(roles=roles, gates=closed, words=tuple(found))

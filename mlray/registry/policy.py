@@ -52,7 +52,10 @@ class Policy(_Frozen):
     }
     stages: Mapping[str, StageRule] = {
         "Canary": StageRule(approvals=("ml_engineer",), gates=("evaluation",)),
-        "Production": StageRule(approvals=("ml_engineer", "risk_officer"), gates=("evaluation",)),
+        "Production": StageRule(
+            approvals=("ml_engineer", "risk_officer"),
+            gates=("data_validation", "evaluation", "bias", "model_card"),
+        ),
     }
     withdraw: tuple[str, ...] = ("ml_engineer", "risk_officer", "operator")
     protected_aliases: tuple[str, ...] = ("champion",)

@@ -19,6 +19,7 @@ from mlray.registry.client import Registry
 from mlray.registry.database import Database
 from mlray.registry.gates import Gate, write_gates
 from mlray.registry.model_version import ModelVersion
+from mlray.registry.policy import Policy
 from mlray.registry_server.app import create_app
 from mlray.registry_server.desk import Backend
 
@@ -71,7 +72,9 @@ def staff(database: str) -> dict[str, str]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Makes a run whose checkpoint holds `weights`, and the results of `gates` if given; other fields as named."""
+    """Makes a run whose checkpoint holds `weights`, and the results of `gates` if given, the evaluation's beside
+    those of the other gates that Production asks for, passed; other fields as named.
+    """
 
     def make(weights: bytes = b"\x00\x01\x02", gates: dict[str, Gate] | None = None, **fields: Any) -> SomeRun:
         checkpoint = tmp_path / f"checkpoint-{weights.hex()[:40]}"
@@ -80,7 +83,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         (checkpoint / "signature.json").write_text(json.dumps({"inputs": {"count_1h": "int64"}, "label": "is_late"}))
         run = SomeRun(checkpoint=str(checkpoint), **fields)
         if gates is not None:
-            write_gates(checkpoint, run.id, gates)
+            write_gates(checkpoint, run.id, gates | OTHERS if [*gates] == ["evaluation"] else gates)
         return run
 
     return make
@@ -191,6 +194,7 @@ def passed_run(make_run: MakeRun) -> Callable[[bytes], SomeRun]:
 
 
 PASSED = Gate(passed=True, value=0.755, threshold=0.7)
+OTHERS = {gate: Gate(passed=True) for gate in Policy().rule("Production").gates if gate != "evaluation"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,5 +210,7 @@ def test_a_refusal_says_as_data_what_is_missing_and_keeps_it_when_it_is_pickled(
         team.ana.promote(version, stage="Production")
 
     carried = pickle.loads(pickle.dumps(refused.value))
-    assert (carried.roles, carried.gates) == (("ml_engineer", "risk_officer"), ("evaluation",))
+    assert (carried.roles, carried.gates) == (
+        ("ml_engineer", "risk_officer"), ("data_validation", "evaluation", "bias", "model_card"),
+    )
     assert str(carried) == str(refused.value)

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,14 +90,16 @@ def test_a_policy_asks_for_each_gate_by_its_name(team, gate):
     assert team.ana.promote(passed, stage="Canary").stage == "Canary"
 
 
-def test_the_policy_file_can_ask_for_every_gate_at_once(team):
-    text = Path("configs/policy.toml").read_text().replace('gates = ["evaluation"]', f"gates = {[*GATES]}")
-    team.root.set_policy(Policy.parse(tomllib.loads(text)))
-    version = team.ana.register("fraud", team.make_run(b"1", gates={"evaluation": PASSED}))
+def test_production_asks_for_every_gate_and_says_where_each_comes_from(team):
+    run = team.make_run(b"1", gates={})
+    write_gates(run.checkpoint, run.id, {"evaluation": PASSED})
+    version = team.ana.register("fraud", run)
 
     with pytest.raises(NotApproved) as refusal:
         team.ana.promote(version, stage="Production")
     assert [f"gate '{gate}'" in str(refusal.value) for gate in GATES] == [True, False, True, True]
+    assert "gate 'bias': the run left no result; train with [gates.bias]" in str(refusal.value)
+    assert "gate 'model_card': the run left no result; train with [model.card]" in str(refusal.value)
 
 
 @pytest.mark.parametrize("gate", GATES)

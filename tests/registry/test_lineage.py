@@ -17,7 +17,10 @@ def test_a_version_names_its_run_its_data_its_gates_and_its_approvals(team):
     assert tree["run"]["configuration"] == {"epochs": "3", "learning_rate": "0.1"}
     assert tree["data"]["tables"] == {"departures": "Delta version 4"}
     assert tree["data"]["fingerprint of the training set"] == "cd" * 32
-    assert tree["gates"] == {"evaluation": "passed with 0.755, asked for 0.7"}
+    assert tree["gates"] == {
+        "bias": "passed", "data_validation": "passed", "evaluation": "passed with 0.755, asked for 0.7",
+        "model_card": "passed",
+    }
     assert [who.split(" for ")[0] for who in tree["approvals"]] == ["ben as ml_engineer", "cleo as risk_officer"]
     assert set(tree["approvals"].values()) == {"counts"}
 

@@ -145,7 +145,7 @@ def test_tags_and_descriptions_are_no_gates_approvals_or_aliases(team):
     for key, value in tags.items():
         team.ana.tag("fraud", key, value)
 
-    with pytest.raises(NotApproved, match="an approval as risk_officer; gate 'evaluation': the run left no result"):
+    with pytest.raises(NotApproved, match="an approval as risk_officer; gate 'data_validation': the run left no"):
         team.ana.promote(version, stage="Production")
     with pytest.raises(UnknownName, match="there is no alias"):
         team.ana.get("fraud@champion")

@@ -76,7 +76,8 @@ def test_a_refused_promotion_says_as_data_what_is_missing(http, registered):
 
     assert problem["error"] == "NotApproved"
     assert problem["asked"] == "POST /v1/models/fraud/versions/1/promote"
-    assert problem["missing"] == {"roles": ["ml_engineer"], "gates": ["evaluation"]}
+    gates = ["data_validation", "evaluation", "bias", "model_card"]
+    assert problem["missing"] == {"roles": ["ml_engineer"], "gates": gates}
     assert "fraud/1 may not enter Production, it lacks an approval as ml_engineer; gate" in problem["message"]
 
 

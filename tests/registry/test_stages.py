@@ -171,7 +171,7 @@ def test_a_version_that_was_withdrawn_needs_new_approvals(team):
 
 def test_a_digest_that_changes_after_its_bytes_were_verified_is_not_promoted(team):
     version = team.approved()
-    verified = Evidence(digest="0" * 64, gates={"evaluation": PASSED})
+    verified = Evidence(digest="0" * 64, gates=dict.fromkeys(Policy().rule("Production").gates, PASSED))
 
     with (
         pytest.raises(Conflict, match="fraud/1: its digest is not the one whose bytes were verified"),
