@@ -1,22 +1,19 @@
 """`Platform`: every verb in one place, wired and nothing more. What it does is callable from the packages below it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
-from mlray import cluster
-from mlray.aggregation.window import Instants, microseconds
+from mlray import cluster, moments
+from mlray.aggregation.window import microseconds
 from mlray.discovery import Drop, Fed, Found, Inventory, describe, drop, find, impact
 from mlray.discovery.inventory import Kind
-from mlray.errors import TimeError
 from mlray.features.applied import Applied, Diff
 from mlray.features.catalog import service_from_text
 from mlray.features.entity import Entity
@@ -24,7 +21,6 @@ from mlray.features.evaluate import view_schema
 from mlray.features.rows import check_expressions
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
-from mlray.features.types import INSTANT, instants
 from mlray.gates.settings import Gates
 from mlray.ingest import Ingested
 from mlray.materialize import Materialized, materialize
@@ -43,7 +39,7 @@ from mlray.registry.model_version import ModelVersion
 from mlray.reproduce import Reproduction, reproduce
 from mlray.serving.prediction_log import logged
 from mlray.settings import Settings
-from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
+from mlray.spaces import Dropped, SpaceStats, drop_unread, empty_store, space_stats
 from mlray.verify import FRESHNESS, LogVerification, Verification, sampled_spine, verify, verify_log
 from mlray.writer.actor import running_writer
 from mlray.writer.parts import ingest_parts
@@ -57,7 +53,6 @@ if TYPE_CHECKING:
 
 _READERS = 64
 """Services whose reader is kept."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def connect(settings: Settings | str | Path | None = None) -> "Platform":
@@ -176,7 +171,7 @@ class Platform:
     @cached_property
     def _writer(self) -> Writer:
         """The writer of this process, for where none runs in the cluster."""
-        return Writer(self.settings.lake, self.online, clock=lambda: _us(_now()), future=self.settings.future)
+        return Writer(self.settings.lake, self.online, clock=moments.now, future=self.settings.future)
 
     def materialize(
         self,
@@ -198,7 +193,7 @@ class Platform:
             self._service(service),
             self.settings.lake,
             history=microseconds(history),
-            until=_us(_aware("until", until) if until is not None else _now()),
+            until=moments.now() if until is None else moments.of("until", until),
             note=note,
         ):
             progress(one)
@@ -219,10 +214,11 @@ class Platform:
     ) -> Vectors:
         """`get_features` before it is made into an Arrow table: `to_pylist()` of a few rows is far faster."""
         known = self._service(service)
-        given = rows if _are_dicts(rows) else in_memory(rows)
+        are_dicts = isinstance(rows, list) and all(type(row) is dict for row in rows)
+        given = rows if are_dicts else in_memory(rows)
         if not len(given):
             given = pa.table({name: pa.nulls(0) for name in [*known.keys, *known.request]})
-        return self._reader(known).read(given, _instants(at, len(given)), status=status)
+        return self._reader(known).read(given, moments.instants_of(at, len(given)), status=status)
 
     def _reader(self, service: FeatureService) -> Reader:
         """Kept, for it holds what was compiled for the service."""
@@ -246,7 +242,7 @@ class Platform:
         known, lake = self._service(service), self.settings.lake
         if spine is None:
             spine = sampled_spine(known, lake, timestamp, rows, seed)
-        with TemporaryDirectory(prefix="mlray-verify-") as folder, self._empty_store(folder) as empty:
+        with TemporaryDirectory(prefix="mlray-verify-") as folder, empty_store(self.settings.online, folder) as empty:
             return verify(known, self.online, lake, spine, timestamp, rows=rows, replay=empty, folder=f"{folder}/lake")
 
     def verify_log(
@@ -392,50 +388,3 @@ class Platform:
     def join_ray(self) -> None:
         """Joins the configured cluster, or starts a local one, once per process."""
         cluster.join(self.settings.ray)
-
-    @contextmanager
-    def _empty_store(self, folder: str) -> Iterator[OnlineStore]:
-        """A store that is gone afterwards."""
-        url = f"lmdb://{folder}/online" if self.settings.online.startswith("lmdb://") else f"memory://{folder}"
-        store = open_store(url)
-        try:
-            yield store
-        finally:
-            for space in store.spaces():
-                store.drop(space)
-            store.close()
-
-
-def _instants(at: Any, rows: int) -> Instants:
-    if at is None or isinstance(at, datetime):
-        moment = np.full(rows, _us(_aware("at", at) if at is not None else _now()))
-        return Instants(moment, moment, np.ones(rows, dtype=np.bool_))
-    if not isinstance(at, pa.Array | pa.ChunkedArray):
-        at = pa.array([None if t is None else _us(_aware("at", t)) for t in _each(at)], pa.int64()).cast(INSTANT)
-    if len(at) != rows:
-        raise TimeError(f"at has {len(at)} instants for {rows} rows; give one, or one per row")
-    return instants(at, "at")
-
-
-def _are_dicts(rows: Any) -> bool:
-    return isinstance(rows, list) and all(type(row) is dict for row in rows)
-
-
-def _each(at: Any) -> Sequence[Any]:
-    if not isinstance(at, Sequence) or isinstance(at, str) or not all(isinstance(t, datetime | None) for t in at):
-        raise TimeError(f"at={at!r}; give an aware datetime, a list with one per row, or an Arrow array of timestamps")
-    return at
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _aware(argument: str, moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise TimeError.naive(argument, moment)
-    return moment
-
-
-def _us(moment: datetime) -> int:
-    return (moment - EPOCH) // timedelta(microseconds=1)

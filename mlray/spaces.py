@@ -1,6 +1,7 @@
 """What the online store holds, view by view, and which of it nobody reads any more."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ from mlray.features.catalog import service_from_text
 from mlray.features.view import FeatureView
 from mlray.online.record import ViewState, space
 from mlray.online.state import event_bounds
-from mlray.online.store import OnlineStore
+from mlray.online.store import OnlineStore, open_store
 from mlray.registry.model_version import ModelVersion
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -109,3 +110,15 @@ def _named(name: str) -> tuple[str, str]:
 
 def _instant(time: int | None) -> datetime | None:
     return None if time is None else _EPOCH + timedelta(microseconds=time)
+
+
+@contextmanager
+def empty_store(like: str, folder: str) -> Iterator[OnlineStore]:
+    """A store of its own, gone afterwards: in the folder where the store at `like` is LMDB, else in memory."""
+    store = open_store(f"lmdb://{folder}/online" if like.startswith("lmdb://") else f"memory://{folder}")
+    try:
+        yield store
+    finally:
+        for name in store.spaces():
+            store.drop(name)
+        store.close()
