@@ -102,7 +102,9 @@ def train(screen: Screen, recipe: Recipe, platform: Platform, data: str | None) 
         ts = WrittenSet.read(data) if data else pipeline.training_set(recipe, platform)
         run = pipeline.train_model(recipe, platform, ts, on_status=lambda status: note(str(status)))
     screen.show(
-        f"run {run.id}", [{"metric": k, "value": v} for k, v in run.metrics.items()], {"checkpoint": run.checkpoint}
+        f"run {run.id}",
+        [{"metric": k, "value": v} for k, v in run.metrics.items()],
+        {"checkpoint": run.checkpoint, "report": f"{run.checkpoint}/report.html"},
     )
     return 0
 
