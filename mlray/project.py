@@ -66,9 +66,12 @@ def _place(path: PurePosixPath, words: Mapping[str, str]) -> PurePosixPath:
 
 
 def lock() -> str:
-    """The exact versions of mlray and of all that it needs, as they are installed here, one a line."""
+    """The exact versions of mlray and of all that it and the gate of data validation need, as they are installed here.
+
+    ConfigError where the latter is not.
+    """
     found: dict[str, str] = {}
-    waiting = [Requirement("mlray")]
+    waiting = [Requirement("mlray[validation]")]
     while waiting:
         need = waiting.pop()
         name = canonicalize_name(need.name)
@@ -79,6 +82,8 @@ def lock() -> str:
         except metadata.PackageNotFoundError:  # of an extra that is not installed
             continue
         waiting += _needs(name, need.extras)
+    if "pandera" not in found:
+        raise ConfigError("a new project validates its data, which needs a package: pip install 'mlray[validation]'")
     lines = (f"{name}=={version}" for name, version in sorted(found.items()))
     return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *lines, ""))
 

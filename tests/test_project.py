@@ -1,5 +1,6 @@
 """`mlray init`: what it writes is whole, is never written over anything, and runs as it is."""
 
+import json
 import os
 import re
 import subprocess
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 def test_a_project_has_all_that_a_team_needs(tmp_path: Path) -> None:
     made = create("return-risk", tmp_path / "new")
     assert {*map(str, made)} >= {
-        "return_risk/features.py", "return_risk/network.py", "return_risk/data.py", "recipe.toml", "jobs/pipeline.py",
+        "return_risk/features.py", "return_risk/network.py", "return_risk/data.py", "return_risk/checks.py",
+        "recipe.toml", "jobs/pipeline.py",
         "tests/test_features.py", "Dockerfile", ".github/workflows/ci.yml", ".gitignore", "requirements.lock",
     }
     for path in made:
@@ -74,5 +76,9 @@ def test_a_new_project_passes_its_tests_and_goes_from_tables_to_a_verified_model
     ran("-m", "ruff", "check", ".")
     said = ran("jobs/pipeline.py")
     assert "ingested 1500 rows into orders" in said
+    [gates] = (tmp_path / "data" / "_mlray" / "runs").glob("*/model/gates.json")
+    found = {name: gate["passed"] for name, gate in json.loads(gates.read_text())["gates"].items()}
+    assert found.keys() == {"data_validation", "leakage", "evaluation", "model_card"}
+    assert all(found[name] for name in ("data_validation", "leakage", "model_card"))  # so few rows make no good model
     assert re.search(r"registered return_risk/1 as return_risk@candidate", said)
     assert re.search(r"verified: \d+ cells, 0 different", said)
