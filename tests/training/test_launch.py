@@ -39,7 +39,7 @@ def test_two_workers_learn_and_the_run_says_all_of_it(undisturbed: Run) -> None:
     assert json.loads(json.dumps(run.config))["epochs"] == EPOCHS
     assert load_model(run.checkpoint).predict(DATA.slice(16_000)).shape == (4000,)
     found = json.loads(Path(run.checkpoint, "gates.json").read_text())
-    passed = {"passed": True, "value": run.metrics["test_auc"], "threshold": 0.5, "link": ""}
+    passed = {"passed": True, "value": run.metrics["test_auc"], "threshold": 0.5, "link": "", "stop": False}
     assert (found["run"], found["gates"]) == ("undisturbed", {"evaluation": passed})
 
 
@@ -104,9 +104,9 @@ def test_a_missing_label_is_refused(tmp_path: Path) -> None:
         train(config(tmp_path), in_blocks(DATA, label=None))
 
 
-def test_a_label_of_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="'country' is string; make it a boolean"):
-        train(config(tmp_path), in_blocks(DATA, label="country", features=["amount"]))
+def test_a_label_of_text_is_no_label_of_a_binary_task(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="'country' is string, which is no label of a binary task; make it a boolean"):
+        train(config(tmp_path, task="binary"), in_blocks(DATA, label="country", features=["amount"]))
 
 
 def test_an_ignored_feature_that_is_none_is_refused(tmp_path: Path) -> None:
