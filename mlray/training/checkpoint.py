@@ -180,7 +180,7 @@ class RunDirectory:
             load_weights(network, weights, directory)
             optimizer.load_state_dict(joined_state(tensors, state["state"]) | {"param_groups": state["groups"]})
             if schedule is not None:
-                schedule.load_state_dict(state["schedule"])
+                schedule.load_state_dict(keyed_as(schedule.state_dict(), state["schedule"]))
         except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise CorruptArtifact(f"{directory} cannot be resumed ({error!r}); remove it to go on before") from error
 
@@ -218,6 +218,17 @@ def best_epochs(history: History, metric: str, greater: bool, count: int = 1) ->
         return value != value, -value if greater else value, epoch["epoch"]
 
     return sorted(history, key=rank)[:count]
+
+
+def keyed_as(fresh: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON held of a schedule, with whole numbers as keys where the fresh one has them: MultiStepLR's milestones."""
+
+    def keyed(name: str, value: Any) -> Any:
+        if isinstance(fresh.get(name), Mapping) and all(isinstance(key, int) for key in fresh[name]):
+            return type(fresh[name])({int(key): inner for key, inner in value.items()})
+        return value
+
+    return {name: keyed(name, value) for name, value in held.items()}
 
 
 def split_state(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -68,6 +68,7 @@ SCHEDULES = {
     "constant": {},
     "by epoch": {"schedule": {"name": "CosineAnnealingLR", "arguments": {"T_max": 3}}},
     "by step": {"schedule": {"name": "OneCycleLR", "arguments": {"max_lr": 0.01, "total_steps": 30}, "per": "step"}},
+    "at milestones": {"schedule": {"name": "MultiStepLR", "arguments": {"milestones": [8, 20]}, "per": "step"}},
     "by loss": {"schedule": {"name": "ReduceLROnPlateau", "arguments": {"patience": 0, "threshold": 0.5}}},
     "another optimizer": {"optimizer": {"name": "SGD", "arguments": {"momentum": 0.9, "nesterov": True}, "clip": 0.1}},
 }
