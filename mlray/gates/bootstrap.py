@@ -18,7 +18,7 @@ Statistic = Callable[[NDArray[np.int64]], float]
 
 def statistic(task: Task, metric: str, labels: Floats, predictions: Floats) -> Statistic:
     """The task's metric as a function of how often each row counts."""
-    if metric == "auc" and predictions.ndim == 1:
+    if metric == "auc" and predictions.ndim == 1 and not np.isnan(predictions).any():
         return _auc(labels, predictions)
     return lambda counts: task.metrics(np.repeat(labels, counts), np.repeat(predictions, counts, axis=0))[metric]
 

@@ -39,6 +39,9 @@ def evaluate(scored: Scored, task: Task, config: Evaluation, incumbent: Incumben
     problems = [*judge.too_bad(values[metric]), *judge.too_bad_slices(slices), *judge.dropped(beside)]
     if not np.isfinite(values[metric]):
         problems.append(f"{metric} cannot be computed on the test rows")
+    lost = int((~np.isfinite(scored.predictions.reshape(len(scored), -1)).all(axis=1)).sum()) if len(scored) else 0
+    if lost:
+        problems.append(f"the prediction of {lost:,} test rows is no number")
     notes = [f"Production is {incumbent.reference}: {incumbent.why}"] if incumbent and incumbent.why else []
     return Result(
         passed=not problems,

@@ -20,11 +20,14 @@ LEAST = 1e-15
 
 
 def auc(labels: Floats, scores: Floats) -> float:
-    """P(score of a positive > score of a negative) + P(equal) / 2, by rank sums; NaN where a class is absent.
+    """P(score of a positive > score of a negative) + P(equal) / 2, by rank sums; NaN where a class is absent, or a
+    score is NaN, which has no rank.
 
     >>> auc(np.array([0.0, 1.0, 1.0]), np.array([0.1, 0.1, 0.9]))
     0.75
     """
+    if np.isnan(scores).any():
+        return float("nan")
     _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     positives = np.bincount(group, weights=labels, minlength=len(sizes)).astype(np.int64)
     negatives = sizes - positives

@@ -84,6 +84,13 @@ def test_a_figure_that_cannot_be_computed_is_no_pass() -> None:
     assert result.gate("").value is None
 
 
+def test_predictions_that_are_no_numbers_are_no_pass_by_any_metric() -> None:
+    scores = np.where(np.arange(ROWS) < 3, np.nan, GOOD)
+    assert found(scores).problems[-1] == "the prediction of 3 test rows is no number"
+    assert found(scores).gate("").value is None
+    assert found(scores, metric="accuracy").problems == ("the prediction of 3 test rows is no number",)
+
+
 def test_a_metric_that_the_task_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"there is no setting 'acc'.* did you mean 'auc'"):
         found(GOOD, metric="acc")
