@@ -79,7 +79,7 @@ def choose_gpu(resources: Resources, have: Mapping[str, float]) -> bool:
             f"training: device='cuda' needs a GPU for each of {max(workers, 1)} workers and the cluster has {gpus:g}; "
             "lower workers, or pass device='cpu'"
         )
-    return resources.device != "cpu" and gpus >= max(resources.most, 1)
+    return resources.device == "cuda" or (resources.device == "auto" and gpus >= max(resources.most, 1))
 
 
 def check_room(resources: Resources, have: Mapping[str, float]) -> None:

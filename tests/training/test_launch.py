@@ -148,3 +148,4 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused() -> None:
     assert not choose_gpu(Resources(), {"CPU": 2.0})
     assert not choose_gpu(Resources(device="cpu"), {"CPU": 2.0, "GPU": 2.0})
     assert choose_gpu(Resources(), {"CPU": 2.0, "GPU": 2.0})
+    assert choose_gpu(Resources(workers=(1, 4), device="cuda"), {"GPU": 2.0})  # and not on CPUs without a word
