@@ -94,13 +94,16 @@ def refuse(found: Mapping[str, Result], gates: Gates, where: str) -> None:
 
 
 def previous_rows(storage: Path, service: str, run: str | None) -> tuple[str, int] | None:
-    """The newest other run of the service that has evidence, and the rows of its training set."""
+    """The newest other run of the service whose data was not found wanting, and the rows of its training set: one that
+    failed is no measure for the next, which would pass by being tried again.
+    """
     files = sorted(storage.glob(f"*/model/{EVIDENCE_FILE}"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
     for file in files:
         name, evidence = file.parent.parent.name, read_evidence(file.parent)
         if name != run and evidence is not None and evidence["service"] == service:
-            counted = evidence["gates"].get("data_validation", {}).get("details", {})
-            return name, int(counted.get("rows", sum(evidence["rows"].values())))
+            found = evidence["gates"].get("data_validation", {})
+            if found.get("passed", True):
+                return name, int(found.get("details", {}).get("rows", sum(evidence["rows"].values())))
     return None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlray.errors import CorruptArtifact, UnknownName
+from mlray.errors import CorruptArtifact, MlrayError, UnknownName
 from mlray.gates import bias, evaluation, explanation
 from mlray.gates.evaluation import Incumbent
 from mlray.gates.report import Report, write_report
@@ -121,8 +121,16 @@ class Judge:
             return None, None
         why = production.why
         if production.folder is not None:
-            why = unfit(load_model(production.folder), self.model, self.ts.schema)
+            why = unfit_at(production.folder, self.model, self.ts.schema)
         return Incumbent(reference=production.reference, why=why), None if why else production.folder
+
+
+def unfit_at(folder: str, ours: Model, schema: pa.Schema) -> str | None:
+    """The same of a saved model, which also may need code or packages that are not here as they were."""
+    try:
+        return unfit(load_model(folder), ours, schema)
+    except MlrayError as error:
+        return f"{error}; not compared"
 
 
 def unfit(theirs: Model, ours: Model, schema: pa.Schema) -> str | None:

@@ -1,6 +1,7 @@
 """A run through its gates: what lands in the checkpoint, what stops, and what the registry then takes."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,8 @@ import mlray as ml
 from mlray import hours
 from mlray.errors import DefinitionError, GateFailed, SchemaError
 from mlray.gates import job
-from mlray.gates.judge import Judge, production_of, unfit
-from mlray.gates.result import Result, read_evidence
+from mlray.gates.judge import Judge, production_of, unfit, unfit_at
+from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence, write_evidence
 from mlray.gates.settings import Bias, DataValidation, Evaluation, Gates, Leakage
 from mlray.gates.terms import Terms
 from mlray.offline.training_set import TrainingSet
@@ -25,9 +26,12 @@ from mlray.offline.written import WrittenSet
 from mlray.platform import Platform
 from mlray.registry.policy import Policy
 from mlray.training.evaluate import auc
-from mlray.training.model import load_model
+from mlray.training.model import Model, Signature, load_model
+from mlray.training.network import Features, NetworkScorer
 from mlray.training.run import Run
+from mlray.training.task import Task
 from mlray.training.trainer import Trainer
+from tests.training.made import FEATURES, columns, parts, table
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ROWS, SHOPS = 3000, 20
@@ -132,6 +136,19 @@ def test_a_production_that_reads_other_features_is_not_compared_and_it_is_said_w
     assert unfit(other, theirs, shop.ts.schema) == "it predicts 'returned', not 'bought'; not compared"
 
 
+def test_a_production_whose_code_has_changed_since_is_not_compared_and_does_not_end_the_run(tmp_path: Path) -> None:
+    data = table(300)
+    preprocessing, _ = parts(data, columns(data))
+    scorer = NetworkScorer.build("tests.training.nets:Wide", {}, Features.of(preprocessing, Task()))
+    signature = Signature(inputs=dict.fromkeys(FEATURES, "?"), label="bought", model=scorer.model, code_sha256="0" * 64)
+    theirs = Model(scorer, preprocessing, signature)
+    theirs.save(tmp_path)
+    why = unfit_at(str(tmp_path), theirs, data.schema)
+    assert why is not None
+    assert why.startswith("the file of 'tests.training.nets:Wide' was 000000000000 when the model was trained")
+    assert why.endswith("; not compared")
+
+
 def test_a_failed_gate_that_stops_keeps_the_run_out_of_the_registry(shop: Shop) -> None:
     gates = replace(shop.gates, evaluation=Evaluation(threshold=0.999, samples=10, stop=True))
     judge = Judge(Terms.of(shop.config), shop.ts, gates, shop.run)
@@ -153,6 +170,17 @@ def test_a_failed_gate_of_the_data_stops_before_a_step_is_trained(shop: Shop) ->
     with pytest.raises(GateFailed, match=r"900 rows, -70% beside the 3,000 of run first.*no model was trained"):
         shop.platform.train(replace(shop.config, run="few"), few, gates=gates)
     assert not Path(shop.config.storage, "few").exists()
+
+
+def test_rows_are_measured_by_the_last_run_whose_data_passed(tmp_path: Path) -> None:
+    for number, (run, rows, passed) in enumerate((("a", 1000, True), ("b", 100, False), ("mine", 90, True))):
+        checkpoint = tmp_path / run / "model"
+        checkpoint.mkdir(parents=True)
+        result = Result(passed=passed, details={"rows": rows})
+        write_evidence(checkpoint, {"data_validation": result}, {"train": rows}, "shop")
+        os.utime(checkpoint / EVIDENCE_FILE, (number, number))
+    assert job.previous_rows(tmp_path, "shop", "mine") == ("a", 1000)
+    assert job.previous_rows(tmp_path, "other", None) is None
 
 
 def test_the_label_among_the_features_under_another_name_is_refused_before_the_loop(shop: Shop) -> None:
