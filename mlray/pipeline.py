@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -63,7 +63,7 @@ def train_model(
     *,
     judged: bool = True,
 ) -> "Run":
-    """Trains as [training] says, through the gates of [gates] unless not `judged`. The run is named by data and
+    """Trains as [training] says, through the gates of [gates] unless not `judged`. The run is named by data, code and
     configuration, so an interrupted one goes on, and a finished one is not trained again.
     """
     from mlray.training.kinds import config_of  # torch takes seconds to import
@@ -73,7 +73,7 @@ def train_model(
     gates = Gates.from_json(recipe.gates) if judged else None
     card = recipe.card if judged else {}
     judging = [None if gates is None else asdict(gates), card]
-    outcome = [config_of(settings).outcome(), judging]
+    outcome = [config_of(settings).outcome(), judging, code_of(recipe.training, gates)]
     digest = hashlib.sha256(f"{json.dumps(outcome, sort_keys=True)}{ts.fingerprint}".encode()).hexdigest()
     config = config_of({"run": f"{ts.service}-{digest[:12]}", **settings})
     path = Path(config.storage, str(config.run), RESULT_FILE)
@@ -85,6 +85,22 @@ def train_model(
     aside.write_text(json.dumps(asdict(run)))
     aside.replace(path)
     return run
+
+
+def code_of(training: Mapping[str, Any], gates: Gates | None) -> dict[str, str]:
+    """SHA-256 of each file that a run is made of besides the features': of its model, its schema and its suite."""
+    from mlray.training.imported import file_sha256
+
+    named = [training.get("model"), dict(training.get("network", {})).get("model")]
+    validation = None if gates is None else gates.data_validation
+    named += [] if validation is None else [validation.schema, validation.suite]
+    found = {}
+    for path in map(str, filter(None, named)):
+        if path.endswith(".json") and Path(path).exists():
+            found[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        elif ":" in path:
+            found[path] = file_sha256(path, "the recipe:")
+    return found
 
 
 def read_run(path: Path) -> "Run":

@@ -34,6 +34,14 @@ def source_sha256(found: Any) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
+def file_sha256(path: str, what: str) -> str:
+    """SHA-256 of the file of what `path`, module:attribute, names: a class's or function's own, else its module's."""
+    found = imported(path, what)
+    if inspect.isclass(found) or inspect.isfunction(found):
+        return source_sha256(found)
+    return hashlib.sha256(Path(str(sys.modules[path.partition(":")[0]].__file__)).read_bytes()).hexdigest()
+
+
 def check_source(path: str, found: Any, wanted: str | None) -> None:
     """DefinitionChanged where the file is not the one that the model was trained with; None: nothing is known of it."""
     if wanted is not None and (here := source_sha256(found)) != wanted:
