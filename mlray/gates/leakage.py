@@ -21,7 +21,7 @@ import ray
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import DefinitionError
-from mlray.gates.association import Floats, numbers, strength
+from mlray.gates.association import FEWEST, Floats, numbers, strength
 from mlray.gates.result import Result
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import Leakage
@@ -55,7 +55,7 @@ def examine(ts: Any, kind: str, config: Leakage, ignore: tuple[str, ...] = ()) -
         }
         for name in features
     }
-    problems = tuple(_problems(found, config))
+    problems = (*inconclusive(found, now.num_rows), *_problems(found, config))
     largest = max((_known(f[when]) for f in found.values() for when in ("at", "until")), default=0.5)
     return Result(
         passed=not problems,
@@ -166,6 +166,15 @@ def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
     """Whether two columns that are no numbers agree, null with null."""
     a, b = (pa.array(map(str, one.to_pylist())) for one in (left, right))
     return pa.chunked_array([pc.equal(a, b)])
+
+
+def inconclusive(found: Mapping[str, Mapping[str, float]], rows: int) -> Iterator[str]:
+    """What is wrong with a sample of rows that tells nothing of any feature, as of a label that is rare."""
+    if found and all(np.isnan(of["at"]) for of in found.values()):
+        yield (
+            f"a sample of {rows:,} rows says nothing of any feature: {FEWEST} of each label are needed, with the "
+            "value; raise `rows`"
+        )
 
 
 def _problems(found: Mapping[str, Mapping[str, float]], config: Leakage) -> Iterator[str]:

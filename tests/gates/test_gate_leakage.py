@@ -120,6 +120,15 @@ def test_the_label_under_another_name_is_refused() -> None:
         leakage.refuse_the_label(rows, ["age", "stays"], "goes", GOES.astype(np.float64), Task())
 
 
+def test_a_sample_of_which_nothing_can_be_concluded_is_no_pass() -> None:
+    rare, values = (np.arange(400) < 12).astype(np.float64), RANDOM.random(400)
+    found = {"age": {"at": told(values, rare)}}
+    assert list(leakage.inconclusive(found, 400)) == [
+        "a sample of 400 rows says nothing of any feature: 30 of each label are needed, with the value; raise `rows`"
+    ]
+    assert list(leakage.inconclusive(found | {"size": {"at": 0.5}}, 400)) == []
+
+
 def test_a_sample_is_the_same_for_any_blocks() -> None:
     block = pa.table({"goes": GOES, "row": np.arange(USERS)})
     whole = leakage.taken(block, 0, 0.3, "goes")
