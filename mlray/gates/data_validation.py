@@ -6,6 +6,7 @@ is declared in `metadata` and counted over the blocks: `max_null_share` of a col
 uniqueness (`unique=`), for which rows meet by the hash of their key.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,9 +135,8 @@ def unique_keys(schema: Any) -> list[tuple[str, ...]]:
 def without_uniqueness(schema: Any) -> Any:
     """The same schema, but for uniqueness: a block does not see the other rows."""
     columns = {name: {"unique": False} for name, column in schema.columns.items() if column.unique}
-    changed = schema.update_columns(columns) if columns else schema
-    if changed.unique:
-        changed = changed.__class__(changed.columns, checks=changed.checks, strict=changed.strict, name=changed.name)
+    changed = copy.copy(schema.update_columns(columns) if columns else schema)
+    changed.unique = None
     return changed
 
 

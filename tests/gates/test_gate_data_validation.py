@@ -102,6 +102,13 @@ def test_a_key_that_comes_twice_is_found_across_blocks() -> None:
     assert result.details["rows"] == 12
 
 
+def test_a_schema_with_a_unique_key_keeps_all_else_that_it_asks_for() -> None:
+    columns = {"a": pandera.Column(pl.Int64), "b": pandera.Column(pl.Int64)}
+    schema = pandera.DataFrameSchema(columns, unique=["a", "b"], ordered=True)
+    assert observe(pa.table({"b": [1, 1], "a": [2, 2]}), schema).failures == {("b", "column_ordered"): 2}
+    assert schema.unique == ["a", "b"]
+
+
 def test_without_a_schema_only_rows_are_counted() -> None:
     seen = merged([observe(table(country=["XX"] * 4), None)])
     assert judged(seen, {}, None, DataValidation(), None).passed
