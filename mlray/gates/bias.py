@@ -39,7 +39,7 @@ def examine(scored: Scored, task: Task, config: Bias) -> Result:
     allowed = {PARITY: config.max_demographic_parity, ODDS: config.max_equalized_odds}
     found = [(t["column"], name, t[name], limit) for t in tables for name, limit in allowed.items()]
     _, _, value, threshold = max(found, key=lambda one: -np.inf if one[2] is None else one[2] - one[3])
-    problems = list(_problems(found))
+    problems = [*_problems(found), *_unknown(tables)]
     return Result(
         passed=not problems,
         value=value,
@@ -80,13 +80,14 @@ def _compared(
         rates, differences[name] = _rates(fairness, measure, slices, yes, decided, taking_part)
         for line, rate in zip(lines, rates, strict=True):
             line[name] = rate
-    odds = [differences["true_positive_rate"], differences["false_positive_rate"]]
-    known = [one for one in odds if one is not None]
+    rates_of_odds = ("true_positive_rate", "false_positive_rate")
+    known = [one for name in rates_of_odds if (one := differences[name]) is not None]
     return {
         "column": slices.column,
         "groups": lines,
         PARITY: differences["selection_rate"],
         ODDS: max(known) if known else None,
+        "unknown": ", ".join(name.replace("_", " ") for name in rates_of_odds if differences[name] is None),
     }
 
 
@@ -123,6 +124,13 @@ def _problems(found: Sequence[tuple[str, str, float | None, float]]) -> Iterator
             yield f"{name} by {column}: fewer than two groups have enough rows to be compared"
         elif value is not None and value > limit:
             yield f"{name} by {column} differs by {value:.4f}, allowed are {limit:g}"
+
+
+def _unknown(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Equalised odds are of both labels: of one alone they are not known, and nothing passes."""
+    for table in tables:
+        if table[ODDS] is not None and table["unknown"] and " x " not in table["column"]:
+            yield f"{ODDS} by {table['column']}: fewer than two groups have enough rows for a {table['unknown']}"
 
 
 def _left_out(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
