@@ -221,7 +221,7 @@ def best_epochs(history: History, metric: str, greater: bool, count: int = 1) ->
 
 
 def keyed_as(fresh: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON held of a schedule, with whole numbers as keys where the fresh one has them: MultiStepLR's milestones."""
+    """What JSON held of a schedule, with whole numbers as keys where the fresh one has them, as MultiStepLR has."""
 
     def keyed(name: str, value: Any) -> Any:
         if isinstance(fresh.get(name), Mapping) and all(isinstance(key, int) for key in fresh[name]):
