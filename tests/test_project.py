@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from mlray.errors import ConfigError, InvalidName
-from mlray.project import create, lock
+from mlray.project import create, lock, rendered
+from mlray.training.network import Features
+from mlray.training.task import Task
 from tests.conftest import TEST_ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +45,16 @@ def test_the_lock_has_mlray_and_all_that_it_needs_at_one_version_each() -> None:
     assert {"mlray", "ray", "torch", "pyarrow", "click", "anyio"} <= {*names}
     assert len(names) == len({*names})
     assert all(re.fullmatch(r"\d[\w.]*", version) for _, version in pinned)
+
+
+def test_the_network_makes_no_tensor_of_its_own_so_it_runs_on_any_device() -> None:
+    [text] = [text for path, text in rendered("risk") if path.name == "network.py"]
+    names: dict[str, Any] = {"__name__": "risk_network"}
+    exec(compile(text.replace("@dataclass(frozen=True)", ""), "network.py", "exec"), names)
+    features = Features(width=3, sizes=(4,), columns=("a", "b", "c"), texts=("country",), task=Task())
+    elsewhere = names["WideModule"](features, 8).to("meta")  # a device that, as a GPU, takes no tensor of the CPU's
+    numbers, codes = torch.zeros((5, 3), device="meta"), torch.zeros((5, 1), dtype=torch.int64, device="meta")
+    assert elsewhere(numbers, codes).shape == (5,)
 
 
 def test_a_folder_that_holds_anything_is_left_as_it_is(tmp_path: Path) -> None:
