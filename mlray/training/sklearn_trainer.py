@@ -55,6 +55,7 @@ def train(config: SklearnTrainer.Config, ts: TrainingData) -> Run:
     """Fits on the training part, and scores on the others. TrainingFailed where the estimator refuses the data, or the
     training part is larger than `max_gb`; ConfigError without the extra 'sklearn'.
     """
+    check_cpus(config, ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     begun = begin(config, ts, model=config.model, task=check(config))
     parts = begun.prepared.parts
     check_size(config, parts["train"].rows, len(design_of(config, begun.prepared.preprocessing).columns))
@@ -79,6 +80,15 @@ def check(config: SklearnTrainer.Config) -> str | None:
         return REGRESSION
     require(config.task != REGRESSION, "task", config.task, f"of classes: '{config.model}' is a classifier")
     return config.task
+
+
+def check_cpus(config: SklearnTrainer.Config, have: float) -> None:
+    """ConfigError where the task would wait for ever."""
+    if config.cpus > have:
+        raise ConfigError(
+            f"training: cpus={config.cpus:g} is what the fit asks for and the cluster has {have:g}; lower cpus, or "
+            "start Ray with more num_cpus"
+        )
 
 
 def check_size(config: SklearnTrainer.Config, rows: int, columns: int) -> None:

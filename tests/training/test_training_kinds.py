@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mlray.errors import ConfigError, TrainingFailed
+from mlray.training import sklearn_trainer
 from mlray.training.kinds import config_of, train
 from mlray.training.model import load_model
 from mlray.training.sklearn_trainer import SklearnTrainer
@@ -117,3 +118,9 @@ def test_what_an_estimator_is_for_and_what_is_asked_for_must_agree(tmp_path: Pat
         train(forest(tmp_path, model="sklearn.linear_model:Ridge", arguments={}, task="binary"), no_rows)
     with pytest.raises(ConfigError, match=r"'sklearn\..*' is a classifier"):
         train(forest(tmp_path, task="regression"), no_rows)
+
+
+def test_a_fit_that_would_wait_for_ever_for_its_cpus_is_refused() -> None:
+    eight = sklearn_trainer.SklearnTrainer.Config(split=SPLIT, storage="runs", model="sklearn.svm:SVC", cpus=8)
+    with pytest.raises(ConfigError, match="cpus=8 is what the fit asks for and the cluster has 2; lower cpus"):
+        sklearn_trainer.check_cpus(eight, 2.0)
