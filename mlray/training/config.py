@@ -377,7 +377,9 @@ def duration(value: timedelta | float | str) -> timedelta:
 
 def label_text(label: Any) -> str:
     """A label as a key: '1' for 1, 1.0, True and '1'."""
-    return label if isinstance(label, str) else f"{float(label):g}"
+    if isinstance(label, str):
+        return label
+    return str(int(label)) if float(label).is_integer() else f"{float(label):g}"
 
 
 def require(holds: bool, name: str, value: object, needed: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlray.errors import ConfigError, TimeError
-from mlray.training.config import Optimizer, Resources, Split, TrainerConfig
+from mlray.training.config import Optimizer, Resources, Split, TrainerConfig, label_text
 from mlray.training.preparation import microseconds, parts_of
 from tests.training.made import SPLIT, config
 
@@ -90,3 +90,7 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, settings: dict[st
 def test_a_naive_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TimeError, match="has no time zone"):
         config(tmp_path, split=(datetime(2026, 1, 1), SPLIT.validation, SPLIT.test))
+
+
+def test_a_class_weight_is_by_the_label_as_it_is_written_large_numbers_too() -> None:
+    assert [label_text(one) for one in (True, 1.0, 0.5, "DE", 1_234_567)] == ["1", "1", "0.5", "DE", "1234567"]
