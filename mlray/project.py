@@ -2,10 +2,12 @@
 
 import platform
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from keyword import iskeyword
 from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, StrictUndefined
@@ -16,16 +18,25 @@ from mlray.errors import ConfigError, InvalidName
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _SUFFIX = ".j2"
+_FOLDERS = ("data", "jobs", "tests", "wheels")
+"""Of every project, besides its package."""
 
 
 def create(name: str, folder: Path) -> list[Path]:
     """Writes the project `name` into `folder`; the files written, relative to it.
 
-    name: lower-case letters, digits, '-' and '_', a letter first; its package has '_' for '-'. InvalidName for another;
-    ConfigError where the folder is there and holds anything: nothing is ever overwritten.
+    name: lower-case letters, digits, '-' and '_', a letter first; its package has '_' for '-'. InvalidName for another,
+    and for that of a module that the package would hide; ConfigError where the folder is there and holds anything:
+    nothing is ever overwritten.
     """
     if _NAME.fullmatch(name) is None:
         raise InvalidName(f"'{name}' is no project's name; take lower-case letters, digits, '-' and '_': fraud-model")
+    package = name.replace("-", "_")
+    if iskeyword(package) or package in {*_FOLDERS, *sys.stdlib_module_names, *metadata.packages_distributions()}:
+        raise InvalidName(
+            f"'{name}' cannot name a package: a word or module of Python, an installed package or a folder of the "
+            "project is called so; take another"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and not empty; name a folder that is not, nothing is overwritten")
     made = dict(rendered(name))

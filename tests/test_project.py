@@ -70,6 +70,13 @@ def test_a_name_that_no_package_can_have_is_refused(name: str, tmp_path: Path) -
         create(name, tmp_path / "new")
 
 
+@pytest.mark.parametrize("name", ["class", "json", "torch", "data", "tests"])
+def test_a_name_whose_package_would_hide_another_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidName, match="cannot name a package"):
+        create(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_new_project_passes_its_tests_and_goes_from_tables_to_a_verified_model(
     tmp_path: Path, ray_cluster: str
 ) -> None:
