@@ -38,7 +38,7 @@ def rename_model(tx: Transaction, model: ModelRow, new: str) -> None:
     if new == old:
         return
     _require_free(tx, old, checked_name("model", new))
-    _require_may_withdraw(tx, f"rename {old}, of which a version takes traffic", old)
+    _require_may_withdraw(tx, f"rename {old}, of which a version takes traffic or has", old)
     tx.session.flush()
     _do(tx, delete(RetiredName).where(col(RetiredName.name) == new))
     _do(tx, update(ModelRow).where(col(ModelRow.name) == old).values(name=new, updated_at=tx.at))
@@ -53,7 +53,7 @@ def delete_version(tx: Transaction, row: VersionRow, row_version: int | None) ->
     reference = f"{row.model}/{row.version}"
     if row_version is not None and row_version != row.row_version:
         raise Conflict(f"{reference} is in {row.stage} now, it has changed since you looked; look again")
-    _require_may_withdraw(tx, f"delete {reference}, which takes traffic or has", row.model, row.version, ever=True)
+    _require_may_withdraw(tx, f"delete {reference}, which takes traffic or has", row.model, row.version)
     before = {"version": row.version, "stage": row.stage, "digest": row.digest, "author": row.author}
     model = model_row(tx.session, row.model)
     tx.session.flush()
@@ -68,7 +68,7 @@ def delete_version(tx: Transaction, row: VersionRow, row_version: int | None) ->
 def delete_model(tx: Transaction, model: ModelRow) -> None:
     """No such model any more, nor its versions. A later one of the name goes on with its numbers."""
     name, last = model.name, model.last_version
-    _require_may_withdraw(tx, f"delete {name}, of which a version takes traffic or has", name, ever=True)
+    _require_may_withdraw(tx, f"delete {name}, of which a version takes traffic or has", name)
     held = tx.session.exec(select(func.count()).where(col(VersionRow.model) == name)).one()
     tx.session.flush()
     for table in (*_OF_VERSION, ModelTagRow):
@@ -90,15 +90,13 @@ def _require_free(tx: Transaction, old: str, new: str) -> None:
         )
 
 
-def _require_may_withdraw(
-    tx: Transaction, what: str, name: str, version: int | None = None, *, ever: bool = False
-) -> None:
-    """Forbidden where a version takes traffic (`ever`: or has) and the caller may not withdraw one."""
+def _require_may_withdraw(tx: Transaction, what: str, name: str, version: int | None = None) -> None:
+    """Forbidden where a version takes traffic, or has, and the caller may not withdraw one."""
     live = select(VersionRow.version).where(VersionRow.model == name, col(VersionRow.stage).in_(LIVE))
     was = select(PromotionRow.version).where(PromotionRow.model == name)
     if version is not None:
         live, was = live.where(VersionRow.version == version), was.where(PromotionRow.version == version)
-    if any(tx.session.exec(one.limit(1)).first() is not None for one in ((live, was) if ever else (live,))):
+    if any(tx.session.exec(one.limit(1)).first() is not None for one in (live, was)):
         tx.caller.require(policy_in_force(tx.session).withdraw, what)
 
 

@@ -38,9 +38,9 @@ class StageRule(_Frozen):
 class Policy(_Frozen):
     """moves: from a stage, the stages that can be entered. stages: what entering asks for; a stage left out asks for
     nothing. withdraw: the roles of which a caller needs one to take a version out of Canary or Production, to roll
-    back, to remove a protected alias, or to rename or delete what takes traffic. protected_aliases: they need what
-    Production needs. unverified_sources: whether a version that was registered from a source, without bytes that the
-    registry has seen, can leave None.
+    back, to remove a protected alias, or to rename or delete what takes traffic, or has. protected_aliases: they need
+    what Production needs. unverified_sources: whether a version that was registered from a source, without bytes that
+    the registry has seen, can leave None.
     """
 
     moves: Mapping[str, tuple[str, ...]] = {

@@ -148,6 +148,15 @@ def test_what_takes_traffic_is_renamed_or_deleted_only_by_who_may_withdraw_it(te
     getattr(team.ben, change)(*arguments)
 
 
+def test_what_took_traffic_once_is_renamed_only_by_who_may_withdraw(team):
+    team.production()
+    team.ben.promote("fraud/1", stage="Archived")
+
+    with pytest.raises(Forbidden, match="ana may not rename fraud, of which a version takes traffic or has"):
+        team.ana.rename("fraud", "cards")
+    team.ben.rename("fraud", "cards")
+
+
 def test_what_took_traffic_once_is_deleted_only_by_who_may_withdraw(team):
     team.production(b"1")
     team.production(b"2")  # and 1 is what a rollback returns to
