@@ -222,8 +222,11 @@ class ArtifactStore:
 
     def _check_blob(self, file: ManifestFile) -> None:
         got = hashlib.sha256()
-        for chunk in obstore.get(self._store, _blob(file.sha256)).stream(min_chunk_size=CHUNK):
-            got.update(chunk)
+        try:
+            for chunk in obstore.get(self._store, _blob(file.sha256)).stream(min_chunk_size=CHUNK):
+                got.update(chunk)
+        except FileNotFoundError as error:  # a janitor was faster
+            raise CorruptArtifact(_mismatch(file.path, file.sha256, "nothing") + "; upload it again") from error
         if got.hexdigest() != file.sha256:
             wrong = _mismatch(f"{self.url}/{_blob(file.sha256)}", file.sha256, got.hexdigest())
             raise CorruptArtifact(f"{wrong}; remove it and upload again")

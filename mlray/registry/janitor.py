@@ -169,7 +169,10 @@ class Janitor:
         if not self._artifacts.url.startswith("file:"):
             return
         for path in Path(unquote(urlsplit(self._artifacts.url).path)).rglob("*#*"):
-            written = datetime.fromtimestamp(path.stat().st_mtime, self._before.tzinfo)
+            try:
+                written = datetime.fromtimestamp(path.stat().st_mtime, self._before.tzinfo)
+            except FileNotFoundError:  # its upload has ended since the folder was listed
+                continue
             if path.name.rpartition("#")[2].isdigit() and written < self._before - _PARTIAL:
                 yield path
 

@@ -143,6 +143,11 @@ UPLOAD = (
 )
 
 
+def test_a_blob_that_a_janitor_takes_while_it_is_looked_at_is_told_as_missing(store):
+    with pytest.raises(CorruptArtifact, match=r"weights: wanted SHA-256 (\w+), got nothing; upload it again"):
+        store._check_blob(ManifestFile(path="weights", size=1, sha256="ab" * 32))
+
+
 def test_an_upload_killed_half_way_is_invisible_and_can_be_repeated(folder_store, tmp_path):
     store, root = folder_store, Path(folder_store.url.removeprefix("file://"))
     folder = tmp_path / "large"

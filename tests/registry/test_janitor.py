@@ -64,6 +64,14 @@ def test_what_an_upload_has_begun_and_not_ended_goes_an_hour_after_the_grace(reg
     assert not partial.exists()
 
 
+def test_an_upload_that_ends_while_its_folder_is_listed_stops_no_sweep(registry, urls):
+    listed = Path(urls[1], "blobs", "sha256", "ab", "abcd#1")
+    listed.parent.mkdir(parents=True)
+    listed.symlink_to("gone")  # a name in the folder, and no file behind it any more
+
+    assert registry.janitor(grace=NOW) == Swept(artifacts=0, blobs=0, partial=0, bytes=0)
+
+
 def test_it_takes_an_admin_and_is_in_the_audit(team):
     with pytest.raises(Forbidden, match="ana may not remove artifacts: that takes the role admin"):
         team.ana.janitor()
