@@ -4,6 +4,7 @@ SQLite runs in WAL mode with foreign keys on and every commit on disk (synchrono
 writes takes the write lock when it begins (BEGIN IMMEDIATE): two writers queue, and neither fails half-way.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,11 @@ def absolute_database_url(text: str) -> str:
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         url.get_dialect().import_dbapi()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
-            f"registry={text!r} is no database URL; write sqlite:////absolute/path.db or postgresql://user@host/name"
+            f"registry={_masked(text)!r} is no database URL; write sqlite:////absolute/path.db or postgresql://user@host/name"
         ) from error
     except ModuleNotFoundError as error:
         message = f"registry={shown(text)}: its driver {error.name} is not installed; pip install 'mlray[postgres]'"
@@ -45,8 +48,13 @@ def absolute_database_url(text: str) -> str:
     if scheme != "sqlite":
         return url.render_as_string(hide_password=False)
     if url.database in (None, "", ":memory:"):
-        raise ConfigError(f"registry={text!r} lives in memory and would vanish; write sqlite:////absolute/path.db")
+        raise ConfigError(f"registry={_masked(text)!r} lives in memory and would vanish; write sqlite:////absolute/path.db")
     return str(url.set(database=str(Path(url.database or "").expanduser().resolve())))
+
+
+def _masked(text: str) -> str:
+    """What was meant as a URL, for messages: what could be its password is left out."""
+    return re.sub(r":[^@]*@", ":***@", text)
 
 
 def shown(url: str) -> str:

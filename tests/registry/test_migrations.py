@@ -134,6 +134,8 @@ def test_sqlite_runs_with_wal_full_sync_and_foreign_keys(tmp_path):
         ("sqlite://", "lives in memory"),
         ("sqlite:///:memory:", "lives in memory"),
         ("registry.db", "is no database URL; write sqlite:////absolute/path.db"),
+        ("postgresql:/ana:secret@host/db", r"'postgresql:\*\*\*@host/db' is no database URL"),
+        ("postgresql://ana:secret@host:port/db", r"'postgresql:\*\*\*@host:port/db' is no database URL"),
         ("sqlit:///registry.db", "called 'sqlit'.*did you mean 'sqlite'"),
         ("mysql://user@host/name", "no registry database is called 'mysql'.*known are postgresql, sqlite"),
     ],
