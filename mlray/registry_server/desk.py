@@ -1,7 +1,7 @@
 """Who asks, and whom: what every route is given.
 
 The server trusts nobody and holds no token of its own. It hands the caller's token to the rules, which look it up on
-every call; a read asks them who that is, a change carries the token along.
+every call; a request asks them who that is, and a change carries the token along.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def _reading(request: Request, token: Bearer) -> Desk:
     return desk
 
 
-async def _changing(
+async def _joining(
     request: Request,
     token: Bearer,
     idempotency_key: Annotated[
@@ -113,6 +113,11 @@ async def _changing(
     return _desk(request, token, idempotency_key, named)
 
 
+def _changing(joining: Annotated[Desk, Depends(_joining)]) -> Desk:
+    joining.rules.whoami(joining.token)
+    return joining
+
+
 def _desk(request: Request, token: str | None, key: str | None, named: str) -> Desk:
     root = request.scope.get("root_path", "")
     return Desk(backend=request.app.state.backend, token=token, key=key, named=named, root=root)
@@ -120,6 +125,9 @@ def _desk(request: Request, token: str | None, key: str | None, named: str) -> D
 
 Reading = Annotated[Desk, Depends(_reading)]
 Changing = Annotated[Desk, Depends(_changing)]
+"""A change by somebody who is known, before anything is read for it."""
+Joining = Annotated[Desk, Depends(_joining)]
+"""The change that adds a user: the first one is added by nobody."""
 
 
 def _seen(

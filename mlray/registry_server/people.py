@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from mlray.errors import ConfigError, SchemaError
-from mlray.registry_server.desk import Changing, Desk, Reading
+from mlray.registry_server.desk import Changing, Desk, Joining, Reading
 from mlray.registry_server.kinds import InPath, Name
 from mlray.registry_server.problems import CHANGE, READ
 from mlray.registry_server.shapes import (
@@ -37,7 +37,7 @@ def users(desk: Reading) -> People:
 
 
 @router.post("/users", response_model=People, status_code=201, responses=CHANGE, tags=["people"])
-def add_user(desk: Changing, body: NewUser) -> People:
+def add_user(desk: Joining, body: NewUser) -> People:
     """Adds a user, by an admin. The first one is an admin, and may be added by anybody."""
     desk.rules.add_user(body.name, body.token_sha256, tuple(body.roles), call=desk.call())
     return _people(desk)

@@ -15,6 +15,8 @@ from mlray.registry.identity import new_token
 
 PASSED = {"evaluation": Gate(passed=True, value=0.755, threshold=0.7)}
 FRAUD = "/v1/models/fraud"
+SENT = {"/v1/models/other/copies": {"of": "fraud@none"}, f"{FRAUD}/versions": {"digest": "0" * 64}}
+"""Bodies for which the server would look something up."""
 
 
 @pytest.fixture
@@ -85,13 +87,14 @@ def test_a_refused_promotion_says_as_data_what_is_missing(http, registered):
     ("method", "path"),
     [("GET", "/v1/models"), ("GET", f"{FRAUD}/versions/1"), ("GET", "/v1/audit"), ("GET", "/v1/users"),
      ("GET", f"{FRAUD}/versions/1/files/model.safetensors"), ("POST", f"{FRAUD}/rollback"),
-     ("PUT", "/v1/blobs/" + "0" * 64)],
+     ("PUT", "/v1/blobs/" + "0" * 64), ("POST", "/v1/models/other/copies"), ("POST", f"{FRAUD}/versions")],
 )  # fmt: skip
 def test_without_a_good_token_nothing_is_read_or_changed(http, team, method, path):
     team.version()
 
     for headers in ({}, {"Authorization": "Bearer mlray_wrong"}, {"Authorization": "Basic YW5hOng="}):
-        answer = http.nobody.send(method, path, headers=headers, **({"json": {}} if method == "POST" else {}))
+        body = {"json": SENT.get(path, {})} if method == "POST" else {}
+        answer = http.nobody.send(method, path, headers=headers, **body)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert answer.json()["error"] == "Unauthenticated"
         assert "Authorization: Bearer TOKEN" in answer.json()["message"]
