@@ -18,6 +18,7 @@ from mlray.registry.lookup import instant
 from mlray.registry.manifest import Manifest
 from mlray.registry.model_version import ModelVersion
 from mlray.registry.people import Approval
+from mlray.registry.plain import read_json
 from mlray.registry.render import html, markdown
 
 EVIDENCE_FILE = "evidence.json"
@@ -85,9 +86,9 @@ def card_of(
 
 def evidence_of(artifacts: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
     """What the gates found, read from the verified artifact; empty where the run left nothing."""
-    file = next((file for file in manifest.files if file.path == EVIDENCE_FILE), None)
+    plain = read_json(artifacts, manifest, EVIDENCE_FILE)
     try:
-        return {} if file is None else dict(json.loads(artifacts.read(file)))
+        return {} if plain is None else dict(plain)
     except (ValueError, TypeError) as error:
         raise SchemaError(f"{EVIDENCE_FILE} of artifact {manifest.digest} is not what a run writes: {error}") from error
 
@@ -198,7 +199,7 @@ def _origin(version: ModelVersion) -> Row:
     packages = ", ".join(f"{name} {number}" for name, number in code["packages"].items())
     lines = {name: text for name, text in code.items() if isinstance(text, str)}
     config = json.dumps(version.config, sort_keys=True, default=str)
-    copied = {"copy of": version.provenance["copy_of"]} if "copy_of" in version.provenance else {}
+    copied = {"copy of": str(version.provenance["copy_of"])} if "copy_of" in version.provenance else {}
     return {"run": version.run_id, **copied, **lines, "packages": packages or UNKNOWN, "configuration": config}
 
 

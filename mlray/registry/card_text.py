@@ -4,7 +4,6 @@ The run writes it as `card.json` beside the weights, so the digest that is appro
 artifact. The gate `model_card` is the run's result on whether all is said that has to be.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.canonical import canonical_json
 from mlray.registry.gates import Gate
 from mlray.registry.manifest import Manifest
+from mlray.registry.plain import read_json
 
 CARD_FILE = "card.json"
 REQUIRED = ("purpose", "owner", "limits")
@@ -43,10 +43,8 @@ def write_card(checkpoint: str | Path, card: CardText) -> None:
 
 def card_text(artifacts: ArtifactStore, manifest: Manifest) -> dict[str, str]:
     """The text that an artifact holds, verified, none without a `card.json`; SchemaError for a malformed one."""
-    file = next((file for file in manifest.files if file.path == CARD_FILE), None)
-    if file is None:
-        return {}
+    plain = read_json(artifacts, manifest, CARD_FILE)
     try:
-        return checked_card(dict(json.loads(artifacts.read(file))))
+        return {} if plain is None else checked_card(dict(plain))
     except (ValueError, TypeError) as error:
         raise SchemaError(f"{CARD_FILE} of artifact {manifest.digest} is not what a run writes: {error}") from error

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self, TypedDict, cast
 from uuid import uuid4
 
-from mlray.errors import CorruptArtifact, PickleRefused, SchemaError, UnknownName
+from mlray.errors import CorruptArtifact, MlrayError, PickleRefused, SchemaError, UnknownName
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.card import Card, card_of, evidence_of
 from mlray.registry.card_text import card_text
@@ -148,7 +149,7 @@ class Registry:
 
     def rename(self, name: str, new_name: str, *, why: str = "") -> RegisteredModel:
         """The same model under another name, which no other has or had; all else stays. What serves `fraud/Production`
-        asks for the old name: where a version takes traffic, renaming takes one of the policy's roles in `withdraw`.
+        asks for the old name: where a version takes traffic, or has, it takes one of the policy's roles in `withdraw`.
         """
         return self._rules.rename_model(name, new_name, call=self._call(why))
 
@@ -253,7 +254,8 @@ class Registry:
         known = self._known(version)
         manifest = self._artifacts.manifest(known.digest) if known.verified else Manifest(())
         gates = gates_of(self._artifacts, manifest, known.run_id)
-        return lineage_of(known, gates, self.approvals(known))
+        with _as_a_run_writes(known):
+            return lineage_of(known, gates, self.approvals(known))
 
     def card(self, version: ModelVersion | str) -> Card:
         """The model card of a version, from what the run, the gates and people said; its artifact is verified."""
@@ -261,7 +263,8 @@ class Registry:
         manifest = self._artifacts.manifest(known.digest) if known.digest else Manifest(())
         gates = gates_of(self._artifacts, manifest, known.run_id)
         text, evidence = card_text(self._artifacts, manifest), evidence_of(self._artifacts, manifest)
-        return card_of(known, text, gates, evidence, self.approvals(known))
+        with _as_a_run_writes(known):
+            return card_of(known, text, gates, evidence, self.approvals(known))
 
     def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
         """Moves a version to a stage; in Canary and Production it replaces the one that is there, which is archived.
@@ -345,11 +348,22 @@ class Registry:
         return Call(request=name, token=self._token, user=_os_user(), why=why)
 
 
+@contextmanager
+def _as_a_run_writes(version: ModelVersion) -> Iterator[None]:
+    """SchemaError where what is recorded of a version has another shape than a run of ours gives it."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, MlrayError):
+            raise
+        raise SchemaError(f"what is recorded of {version.reference} is not what a run writes: {error!r}") from error
+
+
 def _signature(checkpoint: Path) -> Mapping[str, Any]:
     path = checkpoint / SIGNATURE_FILE
     try:
         signature = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SchemaError(f"{path} cannot be read ({error}); a checkpoint says there what the model takes") from error
     if not isinstance(signature, dict):
         raise SchemaError(f"{path} holds a JSON {type(signature).__name__}; a signature is an object")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import select
 
-from mlray.errors import AlreadyExists, Conflict
+from mlray.errors import AlreadyExists, Conflict, SchemaError
 from mlray.registry.approvals import add_author
 from mlray.registry.labels import put_tag
 from mlray.registry.model_version import VersionRecord
@@ -85,6 +85,14 @@ def source_record(source: str, run_id: str) -> VersionRecord:
         digest="", source=checked_source(source), run_id=run_id, service="", service_hash="", service_definition="",
         sources={}, fingerprint="", spine="", features=(), label="", metrics={}, config={}, provenance={}, signature={},
     )  # fmt: skip
+
+
+def refuse_source(record: VersionRecord) -> None:
+    """SchemaError where a record with a digest names a source: MLflow's clients would load from there what was approved
+    here.
+    """
+    if record.source:
+        raise SchemaError(f"source={record.source!r:.200}: a version with a digest has its bytes here, no source")
 
 
 def made_before(tx: Transaction, earlier: AuditRow, **same: str) -> VersionRow:

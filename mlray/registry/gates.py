@@ -6,7 +6,6 @@ file names the run and the digest of the other files, so it counts for no other 
 from the verified artifact and takes them from nobody: no call, no tag and no row carries one.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlray.errors import GateFailed, SchemaError
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.canonical import canonical_json
 from mlray.registry.manifest import Manifest, manifest_of
+from mlray.registry.plain import is_number, read_json
 from mlray.registry.reference import checked_name
 
 GATES_FILE = "gates.json"
@@ -57,11 +57,10 @@ def gates_of(artifacts: ArtifactStore, manifest: Manifest, run_id: str) -> dict[
 
     SchemaError where the file is malformed, or is of another run or another model.
     """
-    file = next((file for file in manifest.files if file.path == GATES_FILE), None)
-    if file is None:
+    plain = read_json(artifacts, manifest, GATES_FILE)
+    if plain is None and all(file.path != GATES_FILE for file in manifest.files):
         return {}
     try:
-        plain = json.loads(artifacts.read(file))
         results = {checked_name("gate", name): _gate(result) for name, result in plain["gates"].items()}
         run, model = plain["run"], plain["model"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -90,7 +89,7 @@ def _model_digest(manifest: Manifest) -> str:
 
 def _gate(plain: Any) -> Gate:
     gate = Gate(**plain)
-    numbers = all(value is None or type(value) in (int, float) for value in (gate.value, gate.threshold))
+    numbers = all(value is None or is_number(value) for value in (gate.value, gate.threshold))
     flags = type(gate.passed) is bool and type(gate.stop) is bool
     if not flags or type(gate.link) is not str or not numbers:
         raise TypeError(f"{plain} is no result")

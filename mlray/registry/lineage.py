@@ -22,7 +22,7 @@ def lineage_of(version: ModelVersion, gates: Mapping[str, Gate], approvals: Sequ
             "author": version.author,
             "registered": version.created_at.isoformat(timespec="seconds"),
             "digest": version.digest or f"none: nobody has verified the bytes at {version.source}",
-            "copy of": version.provenance.get("copy_of", "nothing"),
+            "copy of": str(version.provenance.get("copy_of", "nothing")),
             "description": version.description,
         },
         "run": {"id": version.run_id, **code_of(version.provenance), "configuration": _texts(version.config)},

@@ -75,6 +75,7 @@ class ModelRegistry:
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
+        creation.refuse_source(record)
         told = Labels(description=description, tags=tags)
         sweeps = self._sweeps(call)
         manifest = self._artifacts.require(checked_record(record).digest)
@@ -134,7 +135,8 @@ class ModelRegistry:
     def rename_model(self, name: str, new_name: str, *, call: Call) -> RegisteredModel:
         """The model under another name, with its numbers, stages, approvals, aliases, tags and history.
 
-        Where a version takes traffic it takes a role in `withdraw`. Conflict for a name that another model has or had.
+        Where a version takes traffic, or has, it takes a role in `withdraw`. Conflict for a name that another model has
+        or had.
         """
         with self._changing(call) as tx:
             if tx.repeated("rename_model", model=name) is None:

@@ -19,8 +19,10 @@ from mlray.registry import lookup
 from mlray.registry.canonical import canonical_json, sha256_text
 from mlray.registry.labels import START
 from mlray.registry.model_version import ModelVersion, RegisteredModel
+from mlray.registry.plain import is_number
 from mlray.registry.query import ModelQuery, Page, TagWhere, VersionQuery, Where
 from mlray.registry.tables import AliasRow, ModelRow, ModelTagRow, VersionRow, VersionTagRow
+from mlray.registry.texts import is_storable
 
 FEW = 1000
 """So many keys are listed; where there are more, each row is asked."""
@@ -109,7 +111,8 @@ def _last_of(query: Query, columns: Sequence[Any]) -> list[Any]:
         kinds = [type(value) for value in last]
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidQuery("this page token is none of this registry's; ask for the first page") from error
-    if mark != _mark(query) or kinds != [column.type.python_type for column in columns]:
+    whole = all(is_storable(one) if isinstance(one, str) else is_number(one) for one in last)
+    if mark != _mark(query) or kinds != [column.type.python_type for column in columns] or not whole:
         raise InvalidQuery("this page token belongs to another query; ask for the first page of this one")
     return list(last)
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mlray.registry.plain import unfit
 from mlray.registry.reference import MAX_VERSION, checked_name
 
-MAX_DEPTH = 64
 MAX_TEXT = 1 << 20
 NAME_PATTERN = "^[a-z][a-z0-9_-]{0,127}$"
 
@@ -28,21 +28,10 @@ def _text(text: str) -> str:
 
 
 def _json(value: Any) -> Any:
-    """The value itself where its texts can be written and it is not nested deeper than MAX_DEPTH."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for one in level:
-            if isinstance(one, str):
-                _text(one)
-            elif isinstance(one, dict):
-                below += [*one.keys(), *one.values()]
-            elif isinstance(one, list):
-                below += one
-        if not below:
-            return value
-        level = below
-    raise ValueError(f"JSON nested at most {MAX_DEPTH} deep is due")
+    """The value itself where it can be kept and answered."""
+    if (why := unfit(value)) is not None:
+        raise ValueError(f"plain JSON is due: {why}")
+    return value
 
 
 def plain(value: Any) -> Any:

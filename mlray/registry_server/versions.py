@@ -1,6 +1,5 @@
 """Versions of a model: registered, described, moved between stages, approved."""
 
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -10,6 +9,7 @@ from mlray.errors import SchemaError
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import SIGNATURE_FILE, Registry
 from mlray.registry.model_version import ModelVersion, VersionRecord
+from mlray.registry.plain import read_json
 from mlray.registry.reference import Reference
 from mlray.registry_server.desk import Changing, Desk, Reading, Seen
 from mlray.registry_server.kinds import InPath, Text, TextInPath, VersionInPath
@@ -186,13 +186,10 @@ def card(
 
 def signature_of(artifacts: ArtifactStore, digest: str) -> dict[str, Any]:
     """What an artifact's signature file says its model takes; nothing without one. SchemaError for no object."""
-    file = next((file for file in artifacts.require(digest).files if file.path == SIGNATURE_FILE), None)
-    if file is None:
+    manifest = artifacts.require(digest)
+    if all(file.path != SIGNATURE_FILE for file in manifest.files):
         return {}
-    try:
-        signature = json.loads(artifacts.read(file))
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{SIGNATURE_FILE} of artifact {digest} is not JSON: {error}") from error
+    signature = read_json(artifacts, manifest, SIGNATURE_FILE)
     if not isinstance(signature, dict):
         raise SchemaError(f"{SIGNATURE_FILE} of artifact {digest} holds a {type(signature).__name__}, not an object")
     return signature
