@@ -146,7 +146,8 @@ def test_two_that_commit_at_once_leave_one_correct_copy(situation: str, lake: La
     lake.prepare(situation)
     newest = DeltaTable(str(lake.path / "events")).version()
     both = [lake.writer(ALL_WRITTEN[situation]) for _ in range(2)]
-    assert all("parts" in writer.said for writer in both)
+    said = [writer.said for writer in both]
+    assert all("parts" in one for one in said), said
     for writer in both:
         writer.let_go()
     assert [writer.said for writer in both] == [f"mirrors {newest}\n"] * 2
