@@ -82,8 +82,8 @@ def run(size: Size, options: Options) -> bool:
     )
     report.text(
         f"The floor of the store alone, in this run: LMDB itself, a record of {_RECORD} bytes per event under a random "
-        f"user, in commits of {size.callers * size.rows:,} that reach the disk: {written / floor.seconds:,.0f} "
-        f"events/s, {written / floor.cpu:,.0f} a CPU second. A commit writes a page of 4 KiB for nearly each record."
+        f"user, in commits of {size.callers * size.rows:,} that reach the disk: {floor.seconds / written * 1e6:.1f} us "
+        f"an event, {floor.cpu / written * 1e6:.1f} us of CPU. A commit writes a page of 4 KiB for nearly each record."
     )
     report.verdicts(one.verdict for one in runs.values())
     goals = []
