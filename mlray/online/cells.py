@@ -103,11 +103,11 @@ def cells(
     unclean = np.add.reduceat(flagged, starts)
     ends = [*starts[1:].tolist(), len(of_row)]
     spans = zip(starts.tolist(), ends, unclean.tolist(), of_row[starts].tolist(), strict=True)
-    alone = None if tails else encoded.alone(until, np.where(flagged, 0, IN_ORDER).astype(np.uint8))
+    lonely = starts[np.diff(starts, append=len(of_row)) == 1]
+    alone = {} if tails else encoded.alone(lonely, until, np.where(flagged[lonely], 0, IN_ORDER).astype(np.uint8))
     for lo, hi, bad, key in spans:
-        if alone is not None and hi - lo == 1:
-            value = alone[lo]
-        else:
+        value = alone.get(lo)
+        if value is None:
             flags, tail = 0 if bad or (timeless and hi - lo > 1) else IN_ORDER, tails.get(key, b"")
             value = encoded.cut(lo, hi, until, flags, tail)
         yield Cell(keys[key], slot, version, value), hi - lo

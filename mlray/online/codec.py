@@ -261,18 +261,18 @@ class Encoded:
         return b"".join([*parts, tail])
 
 
-    def alone(self, until: int, flags: NDArray[np.uint8]) -> list[bytes] | None:
-        """What `cut` gives for each row by itself, without a tail; None where a column is long. flags: per row."""
+    def alone(self, rows: NDArray[np.int64], until: int, flags: NDArray[np.uint8]) -> dict[int, bytes]:
+        """By row what `cut` gives for it by itself, without a tail; nothing where a column is long. flags: of each."""
         if self.heaps:
-            return None
+            return {}
         one = self.layout.single
-        whole = np.zeros(len(flags), one)
+        whole = np.zeros(len(rows), one)
         head = {"format": FORMAT, "flags": flags, "schema": self.layout.id, "rows": 1, "until": until}
         for name, value in head.items():
             whole[name] = value
-        whole["row"] = np.frombuffer(self.rows, one["row"], len(flags))
+        whole["row"] = np.frombuffer(self.rows, one["row"])[rows]
         together, size = whole.tobytes(), one.itemsize
-        return [together[start : start + size] for start in range(0, len(together), size)]
+        return {row: together[size * i : size * (i + 1)] for i, row in enumerate(rows.tolist())}
 
 
 @lru_cache(maxsize=1024)

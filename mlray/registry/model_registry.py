@@ -28,7 +28,6 @@ from mlray.registry import (
 )
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
-from mlray.registry.creation import Labels
 from mlray.registry.database import Database
 from mlray.registry.gates import gates_of, refuse_stopped
 from mlray.registry.identity import ADMIN, Call, Caller, authenticated
@@ -76,7 +75,7 @@ class ModelRegistry:
         if alias is not None:
             checked_name("alias", alias)
         creation.refuse_source(record)
-        told = Labels(description=description, tags=tags)
+        told = creation.Labels(description=description, tags=tags)
         sweeps = self._sweeps(call)
         manifest = self._artifacts.require(checked_record(record).digest)
         refuse_stopped(gates_of(self._artifacts, manifest, record.run_id), record.run_id)
@@ -106,7 +105,7 @@ class ModelRegistry:
         It stays in None unless the policy says `unverified_sources`.
         """
         record = checked_record(creation.source_record(source, run_id))
-        told = Labels(description=description, tags=tags)
+        told = creation.Labels(description=description, tags=tags)
         with self._changing(call) as tx:
             if (earlier := tx.repeated("register_source", model=name)) is not None:
                 return seen(tx.session, creation.made_before(tx, earlier, source=source))
@@ -126,7 +125,7 @@ class ModelRegistry:
         self, name: str, *, description: str = "", tags: Mapping[str, str] = NO_TAGS, call: Call
     ) -> RegisteredModel:
         """A model without versions; AlreadyExists where it is there."""
-        told = Labels(description=description, tags=tags)
+        told = creation.Labels(description=description, tags=tags)
         with self._changing(call) as tx:
             if tx.repeated("create_model", model=name) is None:
                 creation.create_model(tx, name, told)

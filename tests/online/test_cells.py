@@ -1,0 +1,35 @@
+"""The cell of a key with one event: it can be read as it lies, unless its event never counts."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import mlray as ml
+from mlray.features.rows import events
+from mlray.features.types import INSTANT
+from mlray.online.cells import batch_cells, shape_of
+from mlray.online.codec import IN_ORDER
+
+NOON = 1_773_057_600_000_000
+
+
+def flags(where: str | None, **columns: list[Any]) -> dict[int, int]:
+    """Per number of rows of a key the flags of its cell."""
+    source = ml.DeltaSource("s", path="s", timestamp="at", sequence="n", where=where)
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["x"])
+    count = len(columns["k"])
+    rows = pa.table({"at": pa.array([NOON] * count, INSTANT), "x": [0.5] * count, **columns})
+    found = events(view, rows)
+    shape = shape_of(view, found.schema)
+    headers = [shape.batch.header(cell.value) for cell in batch_cells(shape, found, 1)]
+    return {header.rows: header.flags for header in headers}
+
+
+def test_one_event_is_in_order_as_two_are() -> None:
+    assert flags(None, k=[1, 2, 2], n=[1, 1, 2]) == {1: IN_ORDER, 2: IN_ORDER}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_one_that_the_sources_condition_leaves_out_is_not_read_as_it_lies(kept: bool) -> None:
+    assert flags("ok", k=[1], n=[1], ok=[kept]) == {1: IN_ORDER if kept else 0}
