@@ -1,7 +1,8 @@
 """Which files of a checkpoint are pickles: loading one runs whatever code it holds.
 
 Known by the name, by the first bytes (also inside a zip, as torch writes them, and behind gzip, zlib, bz2 and xz), or,
-for the oldest protocols, whose bytes are plain text, by reading the opcodes as far as one that imports or calls.
+for the oldest protocols, whose bytes are plain text, by reading the opcodes as far as one that imports. Whoever puts
+much before that gains nothing: what goes on as opcodes for longer than anybody would look counts as a pickle.
 safetensors, JSON, UBJSON, ONNX and skops files are none of these.
 """
 
@@ -29,26 +30,49 @@ from mlray.registry.object_store import reached
 RECORDED = "pickles"
 """In the provenance of a version that was registered with pickles: their paths."""
 SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".dill"})
-_HEAD = 64 << 10
-"""Bytes of a file, or of what is packed in it, that are looked at."""
+_MOST_BYTES, _MOST_OPCODES = 64 << 20, 1_000_000
+"""How far opcodes are followed."""
+_LARGEST = 1 << 40
+"""More bytes than any file has: of what is packed, the size is not known."""
 _PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 _IMPORTED = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-_PACKED: Mapping[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": lambda head: gzip.GzipFile(fileobj=io.BytesIO(head)).read1(_HEAD),
-    b"BZh": lambda head: bz2.BZ2Decompressor().decompress(head, _HEAD),
-    b"\xfd7zXZ\x00": lambda head: lzma.LZMADecompressor().decompress(head, _HEAD),
-    **dict.fromkeys(_ZLIB, lambda head: zlib.decompressobj().decompress(head, _HEAD)),
+
+
+class _Inflated(io.RawIOBase):
+    """What a zlib stream holds, as it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._zlib = file, zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and not self._zlib.eof and (some := self._zlib.unconsumed_tail or self._file.read(1 << 16)):
+            data = self._zlib.decompress(some, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+_PACKED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    **dict.fromkeys(_ZLIB, lambda file: io.BufferedReader(_Inflated(file))),
 }
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 def is_pickle(name: str, file: IO[bytes]) -> bool:
     """Whether the file, read from its beginning, is a pickle or packs one."""
     if PurePosixPath(name).suffix.lower() in SUFFIXES:
         return True
-    head = file.read(_HEAD)
-    return any(_starts_a_pickle(part) for part in (head, *_unpacked(head))) or _zips_a_pickle(head, file)
+    head, size = file.read(len(max(_PACKED, key=len))), file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return _starts_a_pickle(file, size) or _packs_a_pickle(head, file) or _zips_a_pickle(head, file)
 
 
 def pickles_of(artifacts: ArtifactStore, manifest: Manifest) -> list[str]:
@@ -74,41 +98,78 @@ def with_pickles(record: VersionRecord, pickles: Sequence[str], allowed: bool) -
     return replace(record, provenance=rest | ({RECORDED: list(pickles)} if pickles else {}))
 
 
-def _starts_a_pickle(head: bytes) -> bool:
-    """Whether the bytes begin with the mark of a protocol and an opcode, or import something by opcodes."""
-    opcodes = _opcodes(head)
-    if len(opcodes) > 1 and opcodes[0][0] == "PROTO" and opcodes[0][1] in _PROTOCOLS:
-        return True
+class _TooFar(Exception):
+    """The opcodes go on beyond what is followed."""
+
+
+class _Followed:
+    """A file of `size` bytes for `genops`, which takes an argument whole: none of more bytes than are followed."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self._size, self._left = file, size, _MOST_BYTES
+
+    def read(self, count: int) -> bytes:
+        if count > self._size:
+            return b""  # as at the end: it is no pickle that asks for more than there is
+        return self._took(self._file.read(self._room(count)))
+
+    def readline(self) -> bytes:
+        line = self._took(self._file.readline(self._left + 1))
+        self._room(0)
+        return line
+
+    def _took(self, some: bytes) -> bytes:
+        self._left -= len(some)
+        return some
+
+    def _room(self, count: int) -> int:
+        if count > self._left:
+            raise _TooFar
+        return count
+
+
+def _starts_a_pickle(file: Any, size: int) -> bool:
+    """Whether the file begins with the mark of a protocol and an opcode, or imports something by opcodes, or is
+    opcodes as far as they are followed.
+    """
+    first: tuple[str, Any] = ("", None)
     names = 0
-    for opcode, argument in opcodes:
-        names += isinstance(argument, str) and _NAME.fullmatch(argument) is not None
-        if opcode in ("GLOBAL", "INST") and _IMPORTED.fullmatch(argument):
-            return True
-        if opcode == "STACK_GLOBAL" and names >= 2:
-            return True
+    try:
+        for number, (opcode, argument) in enumerate(_opcodes(_Followed(file, size))):
+            if number == 1 and first[0] == "PROTO" and first[1] in _PROTOCOLS:
+                return True
+            first = (opcode, argument) if number == 0 else first
+            names += isinstance(argument, str) and _NAME.fullmatch(argument) is not None
+            if opcode in ("GLOBAL", "INST") and _IMPORTED.fullmatch(argument):
+                return True
+            if (opcode == "STACK_GLOBAL" and names >= 2) or number >= _MOST_OPCODES:
+                return True
+    except _TooFar:
+        return True
     return False
 
 
-def _opcodes(head: bytes) -> list[tuple[str, Any]]:
+def _opcodes(file: _Followed) -> Iterator[tuple[str, Any]]:
     """The opcodes that the bytes begin with, up to what is none."""
-    found: list[tuple[str, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # text that is no pickle may hold odd escapes
+        opcodes: Any = file  # genops asks for `read` and `readline` only
         try:
-            for opcode, argument, _ in pickletools.genops(head):
-                found.append((opcode.name, argument))
-        except (ValueError, IndexError, UnicodeError):  # other bytes, or the cut
+            for opcode, argument, _ in pickletools.genops(opcodes):
+                yield opcode.name, argument
+        except (ValueError, IndexError, UnicodeError):  # other bytes, or the end
             pass
-    return found
 
 
-def _unpacked(head: bytes) -> Iterator[bytes]:
-    for magic, unpack in _PACKED.items():
+def _packs_a_pickle(head: bytes, file: IO[bytes]) -> bool:
+    for magic, unpacked in _PACKED.items():
         if head.startswith(magic):
+            file.seek(0)
             try:
-                yield unpack(head)
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
-                continue
+                return _starts_a_pickle(unpacked(file), _LARGEST)
+            except _DAMAGED:
+                return False
+    return False
 
 
 def _zips_a_pickle(head: bytes, file: IO[bytes]) -> bool:
@@ -126,4 +187,4 @@ def _member_is_pickle(packed: zipfile.ZipFile, name: str) -> bool:
     if PurePosixPath(name).suffix.lower() in SUFFIXES:
         return True
     with packed.open(name) as member:
-        return _starts_a_pickle(member.read(_HEAD))
+        return _starts_a_pickle(member, packed.getinfo(name).file_size)

@@ -5,6 +5,7 @@ import collections
 import gzip
 import io
 import lzma
+import os
 import pickle
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from mlray.registry.gates import Gate, write_gates
 from mlray.registry.pickles import is_pickle
 
 OBJECT = collections.OrderedDict(a=1)
+PACKS = [bytes, gzip.compress, bz2.compress, lzma.compress, zlib.compress]
 
 
 def torch_file(**options) -> bytes:
@@ -36,7 +38,7 @@ def zipped(**members: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zlib.compress])
+@pytest.mark.parametrize("pack", PACKS)
 def test_a_pickle_is_known_by_its_bytes_in_every_protocol_packed_or_not(protocol, pack):
     assert is_pickle("weights", io.BytesIO(pack(pickle.dumps(OBJECT, protocol))))
 
@@ -49,6 +51,32 @@ def test_a_pickle_is_known_by_its_bytes_in_every_protocol_packed_or_not(protocol
 )  # fmt: skip
 def test_what_torch_writes_and_what_an_attacker_would_is_a_pickle(content):
     assert is_pickle("weights", io.BytesIO(content))
+
+
+CALLS = b"0cos\ngetcwd\n(tR."
+
+
+@pytest.mark.parametrize("pack", [*PACKS, lambda content: zipped(w=content)])
+@pytest.mark.parametrize(
+    "before",
+    [b"V" + b"a" * 70_000 + b"\n", b"X" + (70_000).to_bytes(4, "little") + b"a" * 70_000, b"N0" * 70_000 + b"N",
+     b"V" + b"a" * (65 << 20) + b"\n"],
+    ids=["a long line", "a long text", "many opcodes", "a line of 65 MiB"],
+)  # fmt: skip
+def test_what_is_put_before_the_call_does_not_hide_it(before, pack):
+    assert pickle.loads(before + CALLS) == os.getcwd()
+    assert is_pickle("w.dat", io.BytesIO(pack(before + CALLS)))
+
+
+def test_a_million_opcodes_are_a_pickle_whatever_follows():
+    assert is_pickle("w.dat", io.BytesIO(b"N0" * 600_000))
+    assert not is_pickle("w.dat", io.BytesIO(b"N0" * 100))
+
+
+@pytest.mark.parametrize("first", [b"V", b"X", b"T", b"B", b"\x8a", b"\x8b", b"\x8d", b"\x8e", b"\x96", b"]", b"("])
+def test_weights_that_begin_like_an_opcode_are_none(first):
+    length = first + bytes([2]) + bytes(6)  # of a safetensors header, which may have any first byte
+    assert not is_pickle("w", io.BytesIO(length + b'{"weight": {"dtype": "F32"' + bytes(100_000) + b"\n"))
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.PICKLE", "a.pt", "a.pth", "a.bin", "a.joblib", "a.ckpt", "b/a.dill"])
