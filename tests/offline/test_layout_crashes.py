@@ -22,7 +22,9 @@ ALL_WRITTEN = {"no copy": "2 of 2 parts", "full buckets": "1 of 1 parts", "chang
 """What is said last before the commit."""
 
 WRITER = """
-import json, sys
+import json, os, sys
+mine = os.fdopen(os.dup(1), "w", 1)
+os.dup2(2, 1)  # Ray prints, too: warnings of a raylet come to every driver
 import ray
 import mlray as ml
 from mlray.errors import Conflict
@@ -35,13 +37,13 @@ ray.init(address=address, namespace="mlray", log_to_driver=False)
 
 def note(text):
     if stop in text:
-        print(text, flush=True)
+        print(text, file=mine)
         sys.stdin.readline()
 
 try:
-    print("mirrors", layout.refresh(lake, source, ["user_id"], version, note).source_version, flush=True)
+    print("mirrors", layout.refresh(lake, source, ["user_id"], version, note).source_version, file=mine)
 except Conflict as error:
-    print("conflict", error, flush=True)
+    print("conflict", error, file=mine)
 """
 
 
