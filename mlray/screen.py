@@ -1,6 +1,7 @@
 """Where a verb's progress and result go: tables for people, or JSON for scripts."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +16,17 @@ Shown = Mapping[str, Any]
 
 
 class Screen:
-    """Where a verb's progress and result go: tables for people, or one JSON object on standard output."""
+    """Where a verb's progress and result go: tables for people, or one JSON object on standard output.
+
+    For JSON, whatever else is printed goes to standard error until the process ends: a thread of Ray prints the
+    warnings of raylets when they come.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self._out = sys.stdout
+        if as_json:
+            sys.stdout = sys.stderr
         self.console = Console(stderr=as_json)
 
     @contextmanager
@@ -32,7 +40,7 @@ class Screen:
     def show(self, title: str, rows: Sequence[Shown], extra: Shown | None = None) -> None:
         """The result: rows as a table, `extra` as lines below it."""
         if self.as_json:
-            print(json.dumps({"result": rows, **(extra or {})}, default=str))
+            print(json.dumps({"result": rows, **(extra or {})}, default=str), file=self._out)
             return
         self.console.print(title, style="bold", highlight=False)
         table = Table()
@@ -48,7 +56,7 @@ class Screen:
     def tree(self, title: str, branches: Shown) -> None:
         """Names and texts, nested."""
         if self.as_json:
-            print(json.dumps({"result": branches}))
+            print(json.dumps({"result": branches}), file=self._out)
             return
         root = Tree(escape(title))
         _grow(root, branches)
