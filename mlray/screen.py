@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 Shown = Mapping[str, Any]
+_REPLACED: list[TextIO] = []
+"""Streams that nobody holds close what lies below them: whoever runs a verb within a test still reads it."""
 
 
 class Screen:
@@ -26,6 +28,7 @@ class Screen:
         self.as_json = as_json
         self._out = sys.stdout
         if as_json:
+            _REPLACED.append(sys.stdout)
             sys.stdout = sys.stderr
         self.console = Console(stderr=as_json)
 
@@ -40,7 +43,7 @@ class Screen:
     def show(self, title: str, rows: Sequence[Shown], extra: Shown | None = None) -> None:
         """The result: rows as a table, `extra` as lines below it."""
         if self.as_json:
-            print(json.dumps({"result": rows, **(extra or {})}, default=str), file=self._out)
+            self._say(json.dumps({"result": rows, **(extra or {})}, default=str))
             return
         self.console.print(title, style="bold", highlight=False)
         table = Table()
@@ -53,10 +56,13 @@ class Screen:
         for name, value in (extra or {}).items():
             self.console.print(f"{name}: {_cell(value)}", highlight=False)
 
+    def _say(self, *parts: str, end: str = "\n") -> None:
+        print(*parts, sep="", end=end, file=self._out, flush=True)
+
     def tree(self, title: str, branches: Shown) -> None:
         """Names and texts, nested."""
         if self.as_json:
-            print(json.dumps({"result": branches}), file=self._out)
+            self._say(json.dumps({"result": branches}))
             return
         root = Tree(escape(title))
         _grow(root, branches)
