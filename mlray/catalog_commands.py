@@ -45,7 +45,8 @@ def impact(screen: Screen, platform: Platform, name: str, kind: Kind | None) -> 
 
 
 def drop(screen: Screen, platform: Platform, name: str, kind: Kind | None) -> int:
-    done = dropped(platform.applied, _inventory(platform), name, kind)
+    registry = registry_of(platform.settings)
+    done = dropped(_inventory(platform), platform.applied, registry, name, kind)
     screen.show(f"dropped {name}", [asdict(one) | {"views": ", ".join(one.views)} for one in done])
     return 0
 

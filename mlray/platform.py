@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mlray import cluster, moments
 from mlray.aggregation.window import microseconds
-from mlray.discovery import Drop, Fed, Found, Inventory, describe, drop, find, impact
+from mlray.discovery import Drop, Fed, Found, Inventory, apply, describe, drop, find, impact
 from mlray.discovery.inventory import Kind
 from mlray.features.applied import Applied, Diff
 from mlray.features.catalog import service_from_text
@@ -106,7 +106,7 @@ class Platform:
                 view_schema(view, delta.table_at(path, f"source {view.source.name}").schema)
             else:
                 missing[view.source.name] = f"! source {view.source.name}: there is no Delta table at {path} yet"
-        diff = self.applied.apply(service)
+        diff = apply(self.applied, lambda: self.registry, service)
         return replace(diff, lines=(*diff.lines, *missing.values()))
 
     def build_training_set(
@@ -302,7 +302,7 @@ class Platform:
 
     def drop(self, name: str, kind: Kind | None = None) -> list[Drop]:
         """Takes a view, a source or a service out of force; Conflict where a model in Production or Canary reads it."""
-        return drop(self.applied, self.inventory, name, kind)
+        return drop(self.inventory, self.applied, self.registry, name, kind)
 
     def reproduce(self, version: ModelVersion | str) -> Reproduction:
         """Builds a version's training set anew, from what the version recorded, and compares: see `Reproduction`."""

@@ -6,11 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from mlray.aggregation.window import duration_name
-from mlray.discovery.inventory import Inventory, Kind, Reader, called, owned
+from mlray.discovery.inventory import Inventory, Kind, Reader
 from mlray.features.applied import Applied
 from mlray.features.catalog import view_hash
 from mlray.features.evaluate import view_schema
 from mlray.features.source import REQUEST_TYPES, DeltaSource
+from mlray.features.thing import called, owned
 from mlray.features.view import FeatureView
 from mlray.features.words import described, described_view
 from mlray.offline import delta

@@ -1,18 +1,21 @@
 """Taking a view, a source or a service out of force, unless a model that takes live traffic reads it.
 
 What goes is the present: services in force without it. Definitions are kept by content, and each model version holds
-its own, so what pins a dropped one still serves, is ingested for and can be rebuilt.
+its own, so what pins a dropped one is ingested for and can be rebuilt. Whether it may go is decided by the registry,
+under the lock under which versions are promoted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlray.discovery.inventory import Inventory, Kind, Reader, called, owned
+from mlray.discovery.inventory import Inventory, Kind
 from mlray.errors import Conflict, UnknownName
 from mlray.features.applied import Applied
+from mlray.features.catalog import view_hash
 from mlray.features.on_demand import OnDemand
 from mlray.features.service import FeatureService, read_views
-from mlray.features.view import FeatureView
-from mlray.registry.policy import LIVE
+from mlray.features.thing import Thing, owned
+from mlray.registry.client import Registry
 
 
 @dataclass(frozen=True)
@@ -24,29 +27,44 @@ class Drop:
     views: tuple[str, ...]
 
 
-def drop(applied: Applied, inventory: Inventory, name: str, kind: Kind | None = None) -> list[Drop]:
+@dataclass(frozen=True)
+class Dropping:
+    """What a drop does to the catalog under the lake, wherever the registry's rules run."""
+
+    lake: str
+    thing: Thing
+
+    def mark(self) -> None:
+        """So that whoever applies the thing again tells the registry."""
+        Applied(self.lake).mark(self.thing)
+
+    def take(self) -> list[Drop]:
+        """Puts every service in force that is left without the thing, and the others out of it."""
+        applied = Applied(self.lake)
+        left = _left(applied.services(), self.thing)
+        for service, rest in left:
+            if rest is None:
+                applied.withdraw(service.name)
+            else:
+                applied.apply(rest)
+        return [_told(service, rest, self.thing) for service, rest in left]
+
+
+def drop(inventory: Inventory, applied: Applied, registry: Registry, name: str, kind: Kind | None = None) -> list[Drop]:
     """Takes a view out of every service in force, a source with all its views, or a service as a whole; a service of
     which nothing is left goes too.
 
     Conflict where a version in Production or Canary reads it, in whatever definition, or where an on-demand feature
-    needs it; then nothing is changed. UnknownName where nothing in force has the name, or several kinds of thing have.
+    needs it; then nothing is changed. From then on no version that reads it enters these stages, until it is applied
+    again; so a drop that was cut off is done by dropping once more. UnknownName where nothing in force has the name, or
+    several kinds of thing have.
     """
-    meant = _one_kind(inventory, name, kind)
-    _refuse_live(inventory, name, meant)
-    if meant == "service":
-        applied.withdraw(name)
-        return [Drop(name, "withdrawn", ())]
-    left = {service: _without(service, name, meant) for service in inventory.services}
-    changed = {service: rest for service, rest in left.items() if rest != service}
-    for service, rest in changed.items():
-        if rest is None:
-            applied.withdraw(service.name)
-        else:
-            applied.apply(rest)
-    return [_told(service, rest) for service, rest in changed.items()]
+    thing = _meant(inventory, name, kind)
+    _left(inventory.services, thing)
+    return registry.drop_definition(thing, Dropping(applied.lake, thing))
 
 
-def _one_kind(inventory: Inventory, name: str, kind: Kind | None) -> Kind:
+def _meant(inventory: Inventory, name: str, kind: Kind | None) -> Thing:
     if kind in ("entity", "model"):
         raise UnknownName(f"{kind} {name} cannot be dropped; a view, a source or a service can")
     known = inventory.kinds_of(name, kind)
@@ -55,37 +73,27 @@ def _one_kind(inventory: Inventory, name: str, kind: Kind | None) -> Kind:
         raise UnknownName(f"'{name}' is the {known[0]} {name}, which cannot be dropped; a view, source or service can")
     if len(kinds) > 1:
         raise UnknownName(f"'{name}' is a {' and a '.join(kinds)}; say which: kind='{kinds[0]}' (--kind {kinds[0]})")
-    return kinds[0]
+    thing = Thing(kinds[0], name)
+    if thing.kind == "view":
+        return replace(thing, definitions=tuple(view_hash(view) for view in inventory.views if thing.means(view)))
+    return thing
 
 
-def _refuse_live(inventory: Inventory, name: str, kind: Kind) -> None:
-    live = [one for one in inventory.readers if one.version.stage in LIVE and _reads(one, name, kind)]
-    if live:
-        models = ", ".join(f"{one.version.reference} ({one.version.stage})" for one in live)
-        raise Conflict(
-            f"{kind} {name} cannot be dropped: {models} {'reads' if len(live) == 1 else 'read'} it; promote a version "
-            "that does not, or archive what reads it, first"
-        )
+def _left(services: Sequence[FeatureService], thing: Thing) -> list[tuple[FeatureService, FeatureService | None]]:
+    """The services that change, each with what is left of it; None where that is nothing."""
+    left = [(service, _without(service, thing)) for service in services]
+    return [(service, rest) for service, rest in left if rest != service]
 
 
-def _reads(reader: Reader, name: str, kind: Kind) -> bool:
-    if kind == "service":
-        return reader.version.service == name
-    return any(_meant(view, name, kind) for view in reader.views)
-
-
-def _meant(view: FeatureView, name: str, kind: Kind) -> bool:
-    return called(name, owned(view)) if kind == "view" else view.source.name == name
-
-
-def _without(service: FeatureService, name: str, kind: Kind) -> FeatureService | None:
-    """The service without what reads the thing; None where nothing would be left."""
+def _without(service: FeatureService, thing: Thing) -> FeatureService | None:
+    if thing.kind == "service":
+        return None if service.name == thing.name else service
     kept = []
     for item in service.items:
-        gone = [view for view in read_views(item) if _meant(view, name, kind)]
+        gone = [view for view in read_views(item) if thing.means(view)]
         if gone and isinstance(item, OnDemand):
             raise Conflict(
-                f"{kind} {name} cannot be dropped: the on-demand feature '{item.name}' of service {service.name} needs "
+                f"{thing} cannot be dropped: the on-demand feature '{item.name}' of service {service.name} needs "
                 f"{owned(gone[0])}; apply the service without it first"
             )
         if not gone:
@@ -95,7 +103,7 @@ def _without(service: FeatureService, name: str, kind: Kind) -> FeatureService |
     return replace(service, features=kept) if kept else None
 
 
-def _told(service: FeatureService, rest: FeatureService | None) -> Drop:
-    kept = {view.name for view in rest.views} if rest else set()
+def _told(service: FeatureService, rest: FeatureService | None, thing: Thing) -> Drop:
+    kept = {view.name for view in (rest or service).views} if rest or thing.kind == "service" else set()
     views = tuple(owned(view) for view in service.views if view.name not in kept)
     return Drop(service.name, "without" if rest else "withdrawn", views)

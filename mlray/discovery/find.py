@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlray.discovery.inventory import Inventory, owned
+from mlray.discovery.inventory import Inventory
+from mlray.features.thing import owned
 
 _ORDER = ("entity", "source", "view", "feature", "service", "model")
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlray.discovery.inventory import Inventory, Kind, Reader, called, owned
+from mlray.discovery.inventory import Inventory, Kind, Reader
 from mlray.errors import UnknownName
 from mlray.features.service import FeatureService
+from mlray.features.thing import called, owned
 from mlray.features.view import FeatureView
 
 LIVE_FIRST = ("Production", "Canary", "Staging", "None", "Archived")

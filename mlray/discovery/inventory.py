@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
-from mlray.errors import MlrayError, UnknownName
+from mlray.errors import UnknownName
 from mlray.features.applied import Applied
-from mlray.features.catalog import service_from_text, service_hash, view_hash
+from mlray.features.catalog import service_hash, view_hash
 from mlray.features.entity import Entity
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
+from mlray.features.thing import called, owned
 from mlray.features.view import FeatureView
+from mlray.registry.definitions import pinned
 from mlray.registry.model_version import ModelVersion
 
 Kind = Literal["entity", "source", "view", "service", "model"]
@@ -43,12 +45,12 @@ class Inventory:
     @classmethod
     def of(cls, applied: Applied, versions: Iterable[ModelVersion]) -> Self:
         """As it is now."""
-        pinned: dict[str, FeatureService | None] = {}
+        known: dict[str, FeatureService | None] = {}
         readers = []
         for version in versions:
-            if version.service_definition not in pinned:
-                pinned[version.service_definition] = _readable(version.service_definition)
-            readers.append(Reader(version, pinned[version.service_definition]))
+            if version.service_definition not in known:
+                known[version.service_definition] = pinned(version.service_definition)
+            readers.append(Reader(version, known[version.service_definition]))
         return cls(tuple(applied.services()), tuple(readers))
 
     @property
@@ -105,21 +107,3 @@ class Inventory:
             bare = [known.rpartition("/")[2] for known in known]
             raise UnknownName.of(kind or "entity, source, view, service or model", name, [*known, *bare])
         return found
-
-
-def owned(view: FeatureView) -> str:
-    """The view's name with its owner's, `payments/spending`."""
-    return f"{view.owner}/{view.name}" if view.owner else view.name
-
-
-def called(name: str, known: str) -> bool:
-    """Whether `name` means `known`, with or without its owner."""
-    return name in (known, known.rpartition("/")[2])
-
-
-def _readable(definition: str) -> FeatureService | None:
-    """None for a version that was registered without a service, or with one that this release cannot rebuild."""
-    try:
-        return service_from_text(definition) if definition else None
-    except (ValueError, KeyError, TypeError, MlrayError):
-        return None

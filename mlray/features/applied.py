@@ -3,8 +3,10 @@
 A service's text lies under its content hash and never changes; `current` names the one in force.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from mlray.features.catalog import service_from_text, service_hash, service_text
 from mlray.features.entity import Entity
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
+from mlray.features.thing import Thing
 from mlray.features.view import FeatureView
 
 _ROOT = "_mlray/catalog"
 _CURRENT = "current"
+_DROPPED = "dropped/"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Applied:
     """The services in force in one lake."""
 
     def __init__(self, lake: str) -> None:
+        self.lake = lake if "://" in lake else str(Path(lake).absolute())
         self._known: dict[str, FeatureService] = {}
         self._store: Any
         if "://" in lake:
@@ -69,6 +74,26 @@ class Applied:
         """Takes a service out of force. Its definitions stay: models pin them."""
         self.get(name)
         self._store.delete(f"services/{name}/{_CURRENT}")
+
+    def mark(self, thing: Thing) -> None:
+        """Marks the thing as one that was dropped: the registry is to know when it is applied again."""
+        self._store.put(_mark(thing), _marked(thing))
+
+    def unmark(self, thing: Thing) -> None:
+        """Forgets the mark."""
+        if thing in self.dropped():
+            self._store.delete(_mark(thing))
+
+    def dropped(self) -> list[Thing]:
+        """What bears a mark."""
+        found = []
+        for entry in self._entries(_DROPPED):
+            try:
+                one = json.loads(self._read(entry["path"]))
+            except FileNotFoundError:  # unmarked since it was listed
+                continue
+            found.append(Thing(one["kind"], one["name"], tuple(one["definitions"])))
+        return found
 
     def names(self) -> list[str]:
         """The names of the services in force."""
@@ -162,6 +187,14 @@ class Applied:
 
     def _read(self, path: str) -> str:
         return bytes(self._store.get(path).bytes()).decode()
+
+
+def _mark(thing: Thing) -> str:
+    return f"{_DROPPED}{hashlib.sha256(_marked(thing)).hexdigest()}.json"
+
+
+def _marked(thing: Thing) -> bytes:
+    return json.dumps(asdict(thing), sort_keys=True).encode()
 
 
 def _local(lake: str) -> LocalStore:

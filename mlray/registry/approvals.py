@@ -1,8 +1,8 @@
 """Approvals: whose word counts for what, and what a stage still lacks.
 
-An approval is bound to a version, its digest, the target stage and the policy, and is good for one promotion. Whether
-it counts is decided when it is used, from what is true then: who has lost the role or was disabled in between, or has
-turned out to be an author of these very bytes, does not count.
+An approval is bound to a version, its digest, the target stage and the policy as it was put in force that time, and is
+good for one promotion. Whether it counts is decided when it is used, from what is true then: who has lost the role or
+was disabled in between, or has turned out to be an author of these very bytes, does not count.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from mlray.errors import Conflict, Forbidden, NotApproved, UnknownName
 from mlray.registry.canonical import sha256_text
 from mlray.registry.gates import Gate
 from mlray.registry.identity import UNPROVEN
-from mlray.registry.lookup import instant
+from mlray.registry.lookup import instant, policy_since
 from mlray.registry.people import Approval
 from mlray.registry.policy import Policy
 from mlray.registry.tables import ApprovalRow, AuthorRow, RoleRow, UserRow, VersionRow
@@ -39,6 +39,8 @@ def approve(tx: Transaction, policy: Policy, row: VersionRow, stage: str, role: 
     for given in counting(tx.session, policy, row, stage):
         if given.who == tx.caller.name:
             if given.role == role:
+                said = {"version": row.version, "stage": stage, "role": role}
+                tx.unchanged("approve", model=row.model, after=said)
                 return
             raise Conflict(f"{given.who} has approved {reference} as {given.role}; one person has one voice")
     after = {"version": row.version, "stage": stage, "role": role, "digest": row.digest, "policy": policy.revision}
@@ -157,7 +159,7 @@ def _verdicts(session: Session, policy: Policy, row: VersionRow, rows: list[Appr
     disabled = {user.name for user in known if user.disabled}
     held = session.exec(select(RoleRow).where(col(RoleRow.name).in_(givers)))
     granted = {(one.name, one.role): one.granted for one in held}
-    by = authors(session, row)
+    by, in_force = authors(session, row), policy_since(session)
 
     def verdict(one: ApprovalRow) -> str | None:
         since = granted.get((one.who, one.role))
@@ -166,6 +168,7 @@ def _verdicts(session: Session, policy: Policy, row: VersionRow, rows: list[Appr
             (one.promotion is not None, USED),
             (one.digest != row.digest, "it was given for other bytes"),
             (one.policy_revision != policy.revision, "it was given under another policy"),
+            (one.id < in_force, "it was given before the policy was put in force anew"),
             (one.who in disabled, f"{one.who} was disabled"),
             (since is None or since > one.id, f"{one.who} has lost the role {one.role} since"),
             (one.who in by, f"{one.who} registered the same bytes"),

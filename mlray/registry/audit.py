@@ -15,6 +15,8 @@ from mlray.registry.canonical import canonical_json, sha256_text
 from mlray.registry.tables import AuditHead, AuditRow
 
 GENESIS = "0" * 64
+UNCHANGED = "unchanged"
+"""In the `after` of a row: the request found nothing to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

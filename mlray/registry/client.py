@@ -5,21 +5,23 @@ import getpass
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypedDict, cast
+from typing import Any, Self, TypedDict, TypeVar, cast
 from uuid import uuid4
 
 from mlray.errors import CorruptArtifact, MlrayError, PickleRefused, SchemaError, UnknownName
+from mlray.features.thing import Thing
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.card import Card, card_of, evidence_of
 from mlray.registry.card_text import card_text
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database
+from mlray.registry.definitions import Applying, Dropping
 from mlray.registry.gates import gates_of
 from mlray.registry.identity import Call
 from mlray.registry.janitor import Swept
@@ -38,6 +40,7 @@ from mlray.registry.user_client import Users
 SIGNATURE_FILE = "signature.json"
 PAGE = 1000
 GRACE = timedelta(days=7)
+Done = TypeVar("Done")
 
 
 class Said(TypedDict):
@@ -286,6 +289,14 @@ class Registry:
     def set_policy(self, policy: Policy, *, why: str = "") -> Policy:
         """Puts a policy in force, by an admin. Approvals given under another one no longer count."""
         return self._rules.set_policy(policy.to_json(), call=self._call(why))
+
+    def drop_definition(self, thing: Thing, catalog: Dropping[Done]) -> Done:
+        """Takes a view, a source or a service out of force, by what `catalog` does; see `mlray.discovery.drop`."""
+        return self._rules.drop_definition(thing, catalog, call=self._call())
+
+    def apply_again(self, things: Sequence[Thing], catalog: Applying[Done]) -> Done:
+        """Puts in force what was dropped, by what `catalog` does; see `mlray.discovery.apply`."""
+        return self._rules.apply_again(things, catalog, call=self._call())
 
     def download(self, version: ModelVersion | str, directory: str | Path) -> Path:
         """A copy of the checkpoint at `directory`, every byte verified; it appears whole or not at all.

@@ -19,6 +19,9 @@ from mlray.registry.tables import AuditRow, ModelRow, RetiredName, VersionRow, V
 from mlray.registry.texts import checked_source, checked_tags, checked_text
 from mlray.registry.transaction import Transaction
 
+COPY_OF = "copy_of"
+"""In the provenance of a copy: the version that it is a copy of. No caller's word."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
@@ -63,7 +66,7 @@ def add_version(tx: Transaction, action: str, name: str, record: VersionRecord, 
     for key, value in labels.tags.items():
         put_tag(tx.session, row, key, value)
     after = {"version": row.version, "digest": row.digest, "run_id": row.run_id, "record": record_hash(record)}
-    facts = {"source": row.source, "copy_of": row.provenance.get("copy_of"), RECORDED: row.provenance.get(RECORDED)}
+    facts = {"source": row.source, COPY_OF: row.provenance.get(COPY_OF), RECORDED: row.provenance.get(RECORDED)}
     said = {name: fact for name, fact in facts.items() if fact}
     tx.note(action, model=name, after=after | said | labels.told())
     return row
@@ -73,7 +76,7 @@ def copy_version(tx: Transaction, row: VersionRow, to: str) -> VersionRow:
     """The version's bytes as the next version of another model. Its provenance names the version it is a copy of."""
     values = {name: getattr(row, name) for name in RECORD_FIELDS}
     values["features"] = tuple(row.features)
-    values["provenance"] = row.provenance | {"copy_of": f"{row.model}/{row.version}"}
+    values["provenance"] = row.provenance | {COPY_OF: f"{row.model}/{row.version}"}
     here = (VersionTagRow.model == row.model, VersionTagRow.version == row.version)
     tags = {tag.key: tag.value for tag in tx.session.exec(select(VersionTagRow).where(*here))}
     return add_version(tx, "copy", to, VersionRecord(**values), Labels(description=row.description, tags=tags))
@@ -87,10 +90,15 @@ def source_record(source: str, run_id: str) -> VersionRecord:
     )  # fmt: skip
 
 
-def refuse_source(record: VersionRecord) -> None:
-    """SchemaError where a record with a digest names a source: MLflow's clients would load from there what was approved
-    here.
+def refuse_claims(record: VersionRecord) -> None:
+    """SchemaError where a record with a digest names a source, from where MLflow's clients would load what was approved
+    here; or says that it is a copy, which only `copy_version` knows.
     """
+    if isinstance(record.provenance, Mapping) and COPY_OF in record.provenance:
+        raise SchemaError(
+            f"provenance says {COPY_OF}={record.provenance[COPY_OF]!r:.200}: that is the registry's own word for what "
+            "it has copied; leave it out, or copy the version (`mlray model copy`)"
+        )
     if record.source:
         raise SchemaError(f"source={record.source!r:.200}: a version with a digest has its bytes here, no source")
 

@@ -1,5 +1,6 @@
 """What the audit tells: of everything, or of one model under all the names that it has had."""
 
+import json
 from contextlib import closing
 from typing import Any
 
@@ -28,8 +29,11 @@ def what_is_wrong(session: Session) -> str | None:
         broken = first_break(chain, session.exec(select(AuditHead)).one_or_none())
     if broken is not None:
         return broken
-    with closing(session.exec(rows)) as chain:
-        return state_break(session, chain)
+    try:
+        with closing(session.exec(rows)) as chain:
+            return state_break(session, chain)
+    except json.JSONDecodeError as error:
+        return f"a table was changed without a row: it holds {error.doc!r:.100} where JSON is due"
 
 
 def _under_its_names(session: Session, name: str) -> ColumnElement[bool]:

@@ -23,11 +23,12 @@ def labelled(session: Session, name: str, version: int | None) -> Labelled:
 def describe(tx: Transaction, what: Labelled, description: str) -> None:
     """Another description; nothing where it says the same already."""
     checked_text("description", description)
+    place = _place(what)
     if what.description == description:
+        tx.unchanged("describe", model=_model(what), after=place | {"description": description})
         return
     before, what.description = what.description, description
     _touch(tx, what)
-    place = _place(what)
     tx.note(
         "describe",
         model=_model(what),
@@ -41,6 +42,7 @@ def set_tag(tx: Transaction, what: Labelled, key: str, value: str) -> None:
     key, value = checked_key(key), checked_text(f"tag '{key}'", value)
     tag, place = _tag(tx.session, what, key), _place(what)
     if tag is not None and tag.value == value:
+        tx.unchanged("set_tag", model=_model(what), after=place | {"key": key, "value": value})
         return
     before = None if tag is None else place | {"key": key, "value": tag.value}
     put_tag(tx.session, what, key, value)

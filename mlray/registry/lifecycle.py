@@ -36,6 +36,7 @@ def rename_model(tx: Transaction, model: ModelRow, new: str) -> None:
     """
     old, last = model.name, model.last_version
     if new == old:
+        tx.unchanged("rename_model", model=old, after={"name": new})
         return
     _require_free(tx, old, checked_name("model", new))
     _require_may_withdraw(tx, f"rename {old}, of which a version takes traffic or has", old)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, and_, or_
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from mlray.errors import UnknownName
 from mlray.registry.model_version import ModelVersion, RegisteredModel
@@ -122,6 +122,11 @@ def policy_in_force(session: Session) -> Policy:
     """The policy that was put in force last, else the default."""
     row = session.exec(select(PolicyRow).order_by(col(PolicyRow.id).desc()).limit(1)).one_or_none()
     return Policy() if row is None else Policy.parse(row.document)
+
+
+def policy_since(session: Session) -> int:
+    """The number of the audit row that put the policy in force; 0 for the default that nobody has."""
+    return session.exec(select(func.max(PolicyRow.id))).one() or 0
 
 
 def seen(session: Session, row: VersionRow) -> ModelVersion:

@@ -8,20 +8,22 @@ again (a retry whose first answer was lost) changes nothing and answers what the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlmodel import Session
 
-from mlray.errors import Conflict
+from mlray.features.thing import Thing
 from mlray.registry import (
     aliases,
     approvals,
     creation,
+    definitions,
     history,
     janitor,
     labels,
     lifecycle,
     lookup,
+    policies,
     search,
     stages,
     users,
@@ -29,8 +31,10 @@ from mlray.registry import (
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
 from mlray.registry.database import Database
+from mlray.registry.definitions import Applying, Dropping
+from mlray.registry.evidence import Evidence, evidence_for
 from mlray.registry.gates import gates_of, refuse_stopped
-from mlray.registry.identity import ADMIN, Call, Caller, authenticated
+from mlray.registry.identity import Call, Caller, authenticated
 from mlray.registry.janitor import Sweeps, Swept
 from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
 from mlray.registry.model_version import ModelVersion, RegisteredModel, VersionRecord
@@ -40,11 +44,11 @@ from mlray.registry.policy import Policy, checked_stage
 from mlray.registry.query import ModelQuery, Page, VersionQuery
 from mlray.registry.record import checked_record
 from mlray.registry.reference import Reference, checked_name
-from mlray.registry.stages import PRODUCTION, Evidence
-from mlray.registry.tables import PolicyRow
+from mlray.registry.stages import PRODUCTION
 from mlray.registry.transaction import Transaction
 
 NO_TAGS: Mapping[str, str] = {}
+Done = TypeVar("Done")
 
 
 class ModelRegistry:
@@ -74,7 +78,7 @@ class ModelRegistry:
         checked_name("model", name)
         if alias is not None:
             checked_name("alias", alias)
-        creation.refuse_source(record)
+        creation.refuse_claims(record)
         told = creation.Labels(description=description, tags=tags)
         sweeps = self._sweeps(call)
         manifest = self._artifacts.require(checked_record(record).digest)
@@ -138,7 +142,7 @@ class ModelRegistry:
         or had.
         """
         with self._changing(call) as tx:
-            if tx.repeated("rename_model", model=name) is None:
+            if tx.repeated("rename_model", model=name, name=new_name) is None:
                 lifecycle.rename_model(tx, model_row(tx.session, name), new_name)
             return lookup.models(tx.session, [model_row(tx.session, new_name)])[0]
 
@@ -157,25 +161,25 @@ class ModelRegistry:
         Where it takes traffic, or has, it takes a role in `withdraw`. `row_version`: as in `promote`.
         """
         with self._changing(call) as tx:
-            if tx.repeated("delete_version", model=name) is None:
+            if tx.repeated("delete_version", model=name, version=version) is None:
                 lifecycle.delete_version(tx, version_row(tx.session, name, version), row_version)
 
     def describe(self, name: str, description: str, *, version: int | None = None, call: Call) -> None:
         """Another description of a model, or of one of its versions."""
         with self._changing(call) as tx:
-            if tx.repeated("describe", model=name) is None:
+            if tx.repeated("describe", model=name, version=version, description=description) is None:
                 labels.describe(tx, labels.labelled(tx.session, name, version), description)
 
     def set_tag(self, name: str, key: str, value: str, *, version: int | None = None, call: Call) -> None:
         """A tag of a model, or of one of its versions, over the one of this key. No rule reads it."""
         with self._changing(call) as tx:
-            if tx.repeated("set_tag", model=name) is None:
+            if tx.repeated("set_tag", model=name, version=version, key=key, value=value) is None:
                 labels.set_tag(tx, labels.labelled(tx.session, name, version), key, value)
 
     def delete_tag(self, name: str, key: str, *, version: int | None = None, call: Call) -> None:
         """Forgets a tag; UnknownName where there is none of this key."""
         with self._changing(call) as tx:
-            if tx.repeated("delete_tag", model=name) is None:
+            if tx.repeated("delete_tag", model=name, version=version, key=key) is None:
                 labels.delete_tag(tx, labels.labelled(tx.session, name, version), key)
 
     def get(self, reference: str) -> ModelVersion:
@@ -214,7 +218,7 @@ class ModelRegistry:
         checked_name("alias", alias)
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
-            if tx.repeated("set_alias", model=name) is None:
+            if tx.repeated("set_alias", model=name, alias=alias, version=version) is None:
                 aliases.set_alias(tx, row, alias)
             return seen(tx.session, row)
 
@@ -222,7 +226,7 @@ class ModelRegistry:
         """Forgets `alias`; UnknownName where `name` has none of that name."""
         with self._changing(call) as tx:
             model_row(tx.session, name)
-            if tx.repeated("remove_alias", model=name) is None:
+            if tx.repeated("remove_alias", model=name, alias=alias) is None:
                 aliases.remove_alias(tx, name, alias)
 
     def promote(self, name: str, version: int, *, stage: str, row_version: int | None, call: Call) -> ModelVersion:
@@ -235,7 +239,7 @@ class ModelRegistry:
         evidence = self._evidence(name, version, stage, call)
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
-            if tx.repeated("promote", model=name) is None:
+            if tx.repeated("promote", model=name, version=version, stage=stage) is None:
                 stages.promote(tx, policy_in_force(tx.session), row, stage, evidence, row_version)
             return seen(tx.session, row)
 
@@ -255,11 +259,7 @@ class ModelRegistry:
                 return seen(tx.session, version_row(tx.session, name, done["version"]))
             policy = policy_in_force(tx.session)
             tx.caller.require(policy.withdraw, f"roll {name} back")
-            found, row = stages.rollback_target(tx.session, name)
-            if found.id != target.id:
-                raise Conflict(f"somebody else promoted or rolled back {name} at the same moment; look again")
-            stages.roll_back(tx, policy, found, row)
-            return seen(tx.session, row)
+            return seen(tx.session, stages.roll_back(tx, policy, name, target.id))
 
     def approve(self, name: str, version: int, *, stage: str, role: str, call: Call) -> None:
         """The caller's approval, in a role that the caller holds, of the version's bytes for a stage."""
@@ -267,7 +267,7 @@ class ModelRegistry:
         evidence = self._evidence(name, version, stage, call)
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
-            if tx.repeated("approve", model=name) is None:
+            if tx.repeated("approve", model=name, version=version, stage=stage, role=role) is None:
                 policy = policy_in_force(tx.session)
                 stages.require_verified(row, evidence)
                 stages.require_bytes(policy, row, stage)
@@ -278,7 +278,7 @@ class ModelRegistry:
         checked_stage(stage)
         with self._changing(call) as tx:
             row = version_row(tx.session, name, version)
-            if tx.repeated("revoke_approval", model=name) is None:
+            if tx.repeated("revoke_approval", model=name, version=version, stage=stage) is None:
                 approvals.revoke_approval(tx, row, stage)
 
     def approvals(self, name: str, version: int) -> list[Approval]:
@@ -292,18 +292,25 @@ class ModelRegistry:
             return policy_in_force(session)
 
     def set_policy(self, document: Mapping[str, Any], *, call: Call) -> Policy:
-        """Puts a policy in force, by an admin; approvals given under another one no longer count."""
+        """Puts a policy in force, by an admin; what was approved before no longer counts. The policy in force then.
+
+        Conflict where an alias that it protects points elsewhere than at Production.
+        """
         policy = Policy.parse(document)
         with self._changing(call) as tx:
-            before = policy_in_force(tx.session)
-            if tx.repeated("set_policy") is not None or policy == before:
-                return before
-            if tx.caller.proven:
-                tx.caller.require([ADMIN], "put a policy in force")
-            after = {"policy": policy.revision, "document": policy.to_json()}
-            number = tx.note("set_policy", before={"policy": before.revision}, after=after)
-            tx.session.add(PolicyRow(id=number, revision=policy.revision, document=policy.to_json()))
-            return policy
+            if tx.repeated("set_policy", policy=policy.revision) is None:
+                policies.put_in_force(tx, policy)
+            return policy_in_force(tx.session)
+
+    def drop_definition(self, thing: Thing, catalog: Dropping[Done], *, call: Call) -> Done:
+        """Takes a view, a source or a service out of force; what `catalog` answers. Conflict where a version in
+        Production or Canary reads it; none that reads it gets there until it is applied again.
+        """
+        return definitions.drop(lambda: self._changing(call), thing, catalog)
+
+    def apply_again(self, things: Sequence[Thing], catalog: Applying[Done], *, call: Call) -> Done:
+        """Puts in force what was dropped; what `catalog` answers."""
+        return definitions.apply_again(lambda: self._changing(call), things, catalog)
 
     def add_user(self, name: str, token_sha256: str, roles: tuple[str, ...], *, call: Call) -> None:
         """A user with roles; the first one of a registry is an admin besides, and may be added by anybody."""
@@ -315,25 +322,25 @@ class ModelRegistry:
     def renew_token(self, name: str, token_sha256: str, *, call: Call) -> None:
         """Another token for a user, whose earlier one ends."""
         with self._changing(call) as tx:
-            if tx.repeated("renew_token") is None:
+            if tx.repeated("renew_token", user=name, token_sha256=token_sha256) is None:
                 users.renew_token(tx, name, token_sha256)
 
     def grant(self, name: str, role: str, *, call: Call) -> None:
         """A role for a user."""
         with self._changing(call) as tx:
-            if tx.repeated("grant") is None:
+            if tx.repeated("grant", user=name, role=role) is None:
                 users.grant(tx, name, role)
 
     def revoke(self, name: str, role: str, *, call: Call) -> None:
         """Takes a role away, and with it what was approved in it and not yet used."""
         with self._changing(call) as tx:
-            if tx.repeated("revoke") is None:
+            if tx.repeated("revoke", user=name, role=role) is None:
                 users.revoke(tx, name, role)
 
     def disable(self, name: str, *, call: Call) -> None:
         """Ends a user."""
         with self._changing(call) as tx:
-            if tx.repeated("disable") is None:
+            if tx.repeated("disable", user=name) is None:
                 users.disable(tx, name)
 
     def whoami(self, token: str | None) -> Caller:
@@ -367,18 +374,10 @@ class ModelRegistry:
             return history.what_is_wrong(session)
 
     def _evidence(self, name: str, version: int, stage: str, call: Call) -> Evidence:
-        """What the artifact says, read before the transaction: bytes take longer than a lock should be held."""
         with self._reading_for(call) as session:
             row = version_row(session, name, version)
             digest, run_id = row.digest, row.run_id
-        if stage == "Archived" or not digest:  # the way out is open to a damaged artifact too
-            return Evidence(digest=digest, gates={})
-        manifest = self._artifacts.verify(digest)
-        return Evidence(
-            digest=digest,
-            gates=gates_of(self._artifacts, manifest, run_id),
-            pickles=pickles_of(self._artifacts, manifest),
-        )
+        return evidence_for(self._artifacts, digest, run_id, stage)
 
     def _sweeps(self, call: Call) -> Sweeps:
         with self._reading_for(call) as session:

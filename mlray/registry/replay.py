@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from mlray.registry.audit import UNCHANGED
 from mlray.registry.held import HELD
 from mlray.registry.identity import UNPROVEN
 from mlray.registry.replay_models import NOT_TOLD, State, replay_model
@@ -33,25 +34,29 @@ def state_break(session: Session, rows: Iterable[AuditRow]) -> str | None:
 
 def _replay(told: State, row: AuditRow) -> None:
     before, after, model = row.before or {}, row.after or {}, row.model
+    if UNCHANGED in after:
+        return
     match row.action:
         case "set_alias":
             told["alias"][model, after["alias"]] = after["version"]
+            told["last change of"][model,] = row.at
         case "remove_alias":
             told["alias"].pop((model, before["alias"]), None)
+            told["last change of"][model,] = row.at
         case "promote" | "archive" | "rollback":
             _replay_move(told, row, after)
         case "approve":
             word = (model, after["version"], after["stage"], after["role"], row.who, after["digest"], after["policy"])
-            told["approval"][row.sequence] = (*word, False, None)
+            told["approval"][row.sequence] = (*word, row.at, None, None)
         case "revoke_approval":
             for one in before["approvals"]:
-                told["approval"][one] = (*told["approval"][one][:7], True, told["approval"][one][8])
+                told["approval"][one] = (*told["approval"][one][:8], row.at, told["approval"][one][9])
         case "set_policy":
             told["policy"][row.sequence] = (after["policy"], after["document"])
         case "add_user" | "renew_token" | "grant" | "revoke" | "disable":
             _replay_user(told, row, before, after)
-        case "sweep" | "swept":
-            pass  # of bytes that nothing in a table names
+        case "sweep" | "swept" | "drop" | "apply_again":
+            pass  # of bytes that nothing in a table names; of the catalog, for which the rows themselves are the state
         case _:
             replay_model(told, row)
 
@@ -60,6 +65,7 @@ def _replay_move(told: State, row: AuditRow, after: Mapping[str, Any]) -> None:
     key = (row.model, after["version"])
     _, _, digest, author = told["version"][key]
     told["version"][key] = (after["stage"], after["row_version"], digest, author)
+    told["last change of"][key] = row.at
     for number, spell in told["promotion"].items():
         if spell[:2] == key and spell[5] is None:
             told["promotion"][number] = (*spell[:5], after.get("ended", "left"))
@@ -68,7 +74,7 @@ def _replay_move(told: State, row: AuditRow, after: Mapping[str, Any]) -> None:
     if row.action == "rollback":
         told["promotion"][after["promotion"]] = (*told["promotion"][after["promotion"]][:5], None)
     for one in after.get("approvals", ()):
-        told["approval"][one] = (*told["approval"][one][:8], row.sequence)
+        told["approval"][one] = (*told["approval"][one][:9], row.sequence)
     for alias, version in after.get("aliases", {}).items():
         if version is None:
             told["alias"].pop((row.model, alias), None)
@@ -79,16 +85,17 @@ def _replay_move(told: State, row: AuditRow, after: Mapping[str, Any]) -> None:
 def _replay_user(told: State, row: AuditRow, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     match row.action:
         case "add_user":
-            told["user"][after["user"]] = (after["token_sha256"], False)
+            told["user"][after["user"]] = (after["token_sha256"], False, row.at)
             told["role"] |= {(after["user"], role): row.sequence for role in after["roles"]}
         case "renew_token":
-            told["user"][after["user"]] = (after["token_sha256"], told["user"][after["user"]][1])
+            told["user"][after["user"]] = (after["token_sha256"], *told["user"][after["user"]][1:])
         case "grant":
             told["role"][after["user"], after["role"]] = row.sequence
         case "revoke":
             told["role"].pop((before["user"], before["role"]), None)
         case "disable":
-            told["user"][before["user"]] = (told["user"][before["user"]][0], True)
+            token, _, made = told["user"][before["user"]]
+            told["user"][before["user"]] = (token, True, made)
 
 
 def _same(said: Any, found: Any) -> bool:

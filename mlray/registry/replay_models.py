@@ -9,7 +9,7 @@ State = dict[str, dict[Any, Any]]
 """Per kind of thing, what is known of each."""
 NOT_TOLD = "not told"
 """The record of a version whose row is older than the hash of records."""
-_KEYED = ("version", "record", "description", "tag", "alias")
+_KEYED = ("version", "record", "description", "tag", "alias", "creation of", "last change of")
 _LISTED = ("approval", "promotion")
 
 
@@ -18,22 +18,27 @@ def replay_model(told: State, row: AuditRow) -> None:
     before, after = row.before or {}, row.after or {}
     match row.action:
         case "create_model":
-            _make(told, row.model)
+            _make(told, row)
             _label(told, (row.model,), after)
         case "register" | "register_source" | "copy":
             _register(told, row, after)
         case "describe":
             _describe(told, _key(row.model, after), after["description"])
+            told["last change of"][_key(row.model, after)] = row.at
         case "set_tag":
             told["tag"][*_key(row.model, after), after["key"]] = after["value"]
+            told["last change of"][_key(row.model, after)] = row.at
         case "delete_tag":
             del told["tag"][*_key(row.model, before), before["key"]]
+            told["last change of"][_key(row.model, before)] = row.at
         case "rename_model":
             _rename(told, row.model, after["name"])
+            told["last change of"][after["name"],] = row.at
         case "renamed":
             pass  # the same change once more, under the new name
         case "delete_version":
             _forget(told, row.model, before["version"])
+            told["last change of"][row.model,] = row.at
         case "delete_model":
             _forget(told, row.model)
             _retire(told, row.model, None)
@@ -41,14 +46,17 @@ def replay_model(told: State, row: AuditRow) -> None:
             raise KeyError(action)
 
 
-def _make(told: State, model: str) -> None:
-    last, _ = told["retired name"].pop(model, (0, None))
-    told["model"].setdefault(model, last)
+def _make(told: State, row: AuditRow) -> None:
+    last, _ = told["retired name"].pop(row.model, (0, None))
+    told["model"].setdefault(row.model, last)
+    told["creation of"].setdefault((row.model,), row.at)
+    told["last change of"][row.model,] = row.at
 
 
 def _register(told: State, row: AuditRow, after: dict[str, Any]) -> None:
-    _make(told, row.model)
+    _make(told, row)
     key = (row.model, after["version"])
+    told["creation of"][key] = told["last change of"][key] = row.at
     told["model"][row.model] = after["version"]
     told["version"][key] = ("None", 0, after["digest"], row.who)
     told["record"][key] = after.get("record", NOT_TOLD)

@@ -4,8 +4,8 @@ A move starts from the row version that it read (compare and swap), changes come
 the database itself holds that Canary and Production have one version at most (partial unique indexes).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import CursorResult, update
@@ -13,23 +13,19 @@ from sqlmodel import Session, col, select
 
 from mlray.errors import Conflict, NotApproved
 from mlray.registry.approvals import counting, missing
-from mlray.registry.gates import Gate
-from mlray.registry.lookup import in_stage
+from mlray.registry.audit import UNCHANGED
+from mlray.registry.definitions import require_in_force
+from mlray.registry.evidence import Evidence
+from mlray.registry.lookup import in_stage, instant
 from mlray.registry.policy import LIVE, Policy
-from mlray.registry.tables import AliasRow, ApprovalRow, PromotionRow, VersionRow
+from mlray.registry.tables import AliasRow, ApprovalRow, AuditRow, PromotionRow, VersionRow
 from mlray.registry.transaction import Transaction
 
 PRODUCTION = "Production"
 REPLACED, LEFT = "replaced", "left"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What was read from a version's artifact, every byte verified."""
-
-    digest: str
-    gates: Mapping[str, Gate]
-    pickles: Sequence[str] = ()
+MOVES = ("promote", "archive", "rollback")
+LATE = timedelta(minutes=30)
+"""For how long a move that comes again, with no word on what its caller has seen, is taken for a repetition."""
 
 
 def promote(
@@ -40,7 +36,10 @@ def promote(
     if row_version is not None and row_version != row.row_version:
         raise _stale(row, row_version)
     if stage == row.stage:
+        tx.unchanged("promote", model=row.model, after={"version": row.version, "stage": stage})
         return
+    if row_version is None:
+        _refuse_late(tx, row, stage)
     if stage not in policy.moves.get(row.stage, ()):
         ways = ", ".join(policy.moves.get(row.stage, ())) or "nowhere"
         raise Conflict(f"{reference} is in {row.stage}; from there the policy lets it go to {ways}, not to {stage}")
@@ -48,6 +47,8 @@ def promote(
     if row.stage in LIVE and stage != PRODUCTION:
         tx.caller.require(policy.withdraw, f"take {reference} out of {row.stage}")
     approved_by = _approved(tx.session, policy, row, stage, evidence)
+    if stage in LIVE:
+        require_in_force(tx.session, row, f"enter {stage}")
     moved = _aliases_that_follow(tx.session, policy, row, stage)
     if stage in LIVE and (incumbent := in_stage(tx.session, row.model, stage)) is not None:
         _leave(tx, incumbent, REPLACED)
@@ -60,8 +61,15 @@ def promote(
         _enter(tx, row, stage, policy, number, approved_by)
 
 
-def roll_back(tx: Transaction, policy: Policy, target: PromotionRow, row: VersionRow) -> None:
-    """Puts a version back into Production, which had it with approvals, and withdraws the one that is there."""
+def roll_back(tx: Transaction, policy: Policy, name: str, verified: int) -> VersionRow:
+    """Puts the version back into Production that had it last with approvals, and withdraws the one that is there.
+
+    Conflict where that is not by the promotion whose bytes were verified, or where the version reads what is dropped.
+    """
+    target, row = rollback_target(tx.session, name)
+    if target.id != verified:
+        raise Conflict(f"somebody else promoted or rolled back {name} at the same moment; look again")
+    require_in_force(tx.session, row, f"return to {PRODUCTION}")
     incumbent = in_stage(tx.session, row.model, PRODUCTION)
     if incumbent is not None:
         _leave(tx, incumbent, LEFT)
@@ -70,6 +78,7 @@ def roll_back(tx: Transaction, policy: Policy, target: PromotionRow, row: Versio
     _move(tx, row, PRODUCTION, "rollback", promotion=target.id, aliases=moved)
     target.ended = None
     tx.session.add(target)
+    return row
 
 
 def rollback_target(session: Session, name: str) -> tuple[PromotionRow, VersionRow]:
@@ -200,6 +209,25 @@ def _point_on(session: Session, policy: Policy, old: VersionRow, new: VersionRow
             alias.version = new.version
             session.add(alias)
     return {alias.alias: None if new is None else new.version for alias in rows}
+
+
+def _refuse_late(tx: Transaction, row: VersionRow, stage: str) -> None:
+    """Conflict where the caller's last move of the version was this very one, and somebody else has moved it on since:
+    the call may be the first one's repetition, by a client that has not seen the answer.
+    """
+    since = tx.at - LATE // timedelta(microseconds=1)
+    moves = select(AuditRow).where(AuditRow.model == row.model, col(AuditRow.action).in_(MOVES), AuditRow.at >= since)
+    rows = tx.session.exec(moves.order_by(col(AuditRow.sequence)))
+    done = [one for one in rows if one.after and one.after["version"] == row.version and UNCHANGED not in one.after]
+    mine = next((one for one in reversed(done) if one.who == tx.caller.name), None)
+    if mine is None or mine is done[-1] or (mine.after or {})["stage"] != stage:
+        return
+    at = instant(mine.at).isoformat(timespec="seconds")
+    raise Conflict(
+        f"{tx.caller.name} moved {row.model}/{row.version} to {stage} already, at {at}, and {done[-1].who} has moved "
+        f"it to {row.stage} since; if this is not the same call once more, say that you have seen it there: row "
+        f"version {row.row_version} (a ModelVersion, or If-Match)"
+    )
 
 
 def _stale(row: VersionRow, expected: int) -> Conflict:

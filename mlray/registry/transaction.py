@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlmodel import Session
 
-from mlray.errors import InvalidName
-from mlray.registry.audit import Change, append, applied, locked_head
+from mlray.errors import Conflict, InvalidName
+from mlray.registry.audit import UNCHANGED, Change, append, applied, locked_head
 from mlray.registry.identity import Call, authenticated
 from mlray.registry.reference import checked_name
 from mlray.registry.tables import AuditRow
@@ -57,8 +57,27 @@ class Transaction:
         )
         return append(self.session, change, at=self.at).sequence
 
-    def repeated(self, action: str, *, model: str = "") -> AuditRow | None:
-        """The audit row that this very request has written before, if it has."""
+    def unchanged(self, action: str, *, model: str = "", after: dict[str, Any]) -> None:
+        """The audit row of a change that found nothing to do. It is written all the same: a late repetition of the
+        request must not undo what somebody else has done since.
+        """
+        self.note(action, model=model, after={**after, UNCHANGED: True})
+
+    def repeated(self, action: str, *, model: str = "", **asked: Any) -> AuditRow | None:
+        """The audit row that this very request has written before, if it has.
+
+        Conflict where it was another caller's, or asked for something else (`asked`: by name, what the row says).
+        """
         if model:
             checked_name("model", model)
-        return applied(self.session, model=model, action=action, request=self._call.request)
+        row = applied(self.session, model=model, action=action, request=self._call.request)
+        if row is None:
+            return None
+        said = {**(row.before or {}), **(row.after or {})}
+        other = next((f"{name} {said.get(name)}" for name, now in asked.items() if said.get(name) != now), None)
+        if row.who != self.caller.name or other is not None:
+            raise Conflict(
+                f"the idempotency key {self._call.request!r} stands for a '{action}' by {row.who}"
+                f"{f' with {other}' if other is not None else ''}; use a key of your own for another change"
+            )
+        return row

@@ -41,7 +41,9 @@ def grant(tx: Transaction, name: str, role: str) -> None:
     """A role for a user, from now on; nothing where the user holds it."""
     tx.caller.require([ADMIN], f"grant a role to {name}")
     user = _active(tx.session, name)
-    if tx.session.get(RoleRow, (user.name, checked_name("role", role))) is None:
+    if tx.session.get(RoleRow, (user.name, checked_name("role", role))) is not None:
+        tx.unchanged("grant", after={"user": name, "role": role})
+    else:
         number = tx.note("grant", after={"user": name, "role": role})
         tx.session.add(RoleRow(name=name, role=role, granted=number))
 

@@ -169,6 +169,28 @@ def test_another_policy_asks_for_new_approvals(team):
         team.ana.promote(version, **PRODUCTION)
 
 
+def test_a_policy_that_comes_back_does_not_bring_its_approvals_back(team):
+    version, first = team.approved(), team.root.policy()
+    team.root.set_policy(first.model_copy(update={"withdraw": ("operator",)}))
+    team.root.set_policy(first)
+
+    assert why_void(team.ana, version) == dict.fromkeys(
+        ("ben", "cleo"), "it was given before the policy was put in force anew"
+    )
+    with pytest.raises(NotApproved, match=r"lacks an approval as ml_engineer; an approval as risk_officer"):
+        team.ana.promote(version, **PRODUCTION)
+    team.ben.approve(version, **PRODUCTION, role="ml_engineer")
+    team.cleo.approve(version, **PRODUCTION, role="risk_officer")
+    assert team.ana.promote(version, **PRODUCTION).stage == "Production"
+
+
+def test_the_policy_that_is_in_force_put_in_force_again_voids_nothing(team):
+    version = team.approved()
+    team.root.set_policy(team.root.policy())
+
+    assert team.ana.promote(version, **PRODUCTION).stage == "Production"
+
+
 def test_a_changed_digest_voids_the_approvals(team, execute):
     version = team.approved(b"1")
     other = team.version(b"2")

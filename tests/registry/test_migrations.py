@@ -55,7 +55,7 @@ def test_what_the_first_schema_held_is_there_after_going_down_and_up_again(team,
 
     again = Registry.connect(*urls, embedded=True)
     assert authors == ["ana"]
-    first = {"stage": "None", "row_version": 0, "author": "os:ana", "updated_at": version.created_at}
+    first = {"stage": "None", "row_version": 0, "author": "os:ana"}
     assert again.get("fraud/1") == replace(version, **first)
     assert (again.audit("fraud"), again.users.list()) == (audit, [])
 
@@ -70,7 +70,7 @@ def test_what_the_second_schema_held_is_there_after_going_down_and_up_again(team
     with engine.begin() as connection:
         upgrade(connection)
 
-    assert team.ana.list("fraud") == [replace(version, updated_at=version.created_at), other]
+    assert team.ana.list("fraud") == [version, other]  # and when they changed last, as the audit tells
     assert [one.void for one in team.ana.approvals(version)] == ["an earlier promotion has used it"] * 2
     team.root.users.grant("ana", "ml_engineer")
     with pytest.raises(Forbidden, match="ana registered fraud/2, or the same bytes"):

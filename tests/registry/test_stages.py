@@ -4,11 +4,12 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from mlray.errors import Conflict, Forbidden, NotApproved, UnknownName
+from mlray.registry.evidence import Evidence
 from mlray.registry.gates import Gate
 from mlray.registry.identity import Call
 from mlray.registry.lookup import version_row
 from mlray.registry.policy import Policy
-from mlray.registry.stages import Evidence, promote
+from mlray.registry.stages import promote
 
 PRODUCTION = {"stage": "Production"}
 PASSED = Gate(passed=True)
@@ -77,12 +78,14 @@ def test_approvals_do_not_move_a_version(team):
     assert team.approved() == team.ana.get("fraud/1")
 
 
-def test_a_stage_that_is_reached_already_is_no_change(team):
+def test_a_stage_that_is_reached_already_is_no_change_and_a_row_says_so(team):
     team.production()
     before = team.ana.audit()
 
     assert team.ana.promote("fraud/1", **PRODUCTION).row_version == 1
-    assert team.ana.audit() == before
+    [row] = team.ana.audit()[len(before) :]
+    assert row["after"] == {"version": 1, "stage": "Production", "unchanged": True}
+    assert team.ana.check_audit() is None
 
 
 @pytest.mark.parametrize(("there", "stage", "ways"), [("Archived", "Production", "St"), ("Staging", "None", "Can")])

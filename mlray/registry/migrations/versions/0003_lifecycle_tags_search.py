@@ -1,5 +1,7 @@
 """Descriptions, tags and sources; names that were given up; the authors of bytes; indexes to search by."""
 
+import json
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -30,6 +32,11 @@ TEXTS = {
     "model_tags": ("model", "key", "start", "value"),
     "version_tags": ("model", "key", "start", "value"),
 }
+# The actions of the audit after which `updated_at` is another one.
+MADE = ("register", "register_source", "copy")
+OF_MODELS = (*MADE, "create_model", "set_alias", "remove_alias", "delete_version")
+OF_VERSIONS = (*MADE, "promote", "archive", "rollback")
+LABELS = ("describe", "set_tag", "delete_tag")
 WITHOUT_LENGTH = ("service", "run_id", "source", "key", "start", "value")
 LENGTHS = {"digest": 64, "stage": 16}
 
@@ -39,6 +46,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("description", sa.Text, nullable=False, server_default=sa.text("''")))
         op.add_column(table, sa.Column("updated_at", sa.BigInteger, nullable=False, server_default="0"))
         op.execute(f"UPDATE {table} SET updated_at = created_at")
+    _restore_last_changes()
     op.add_column("model_versions", sa.Column("source", sa.Text, nullable=False, server_default=sa.text("''")))
     _create_retired_names()
     _create_authors()
@@ -68,6 +76,32 @@ def downgrade() -> None:
     for table in ("models", "model_versions"):
         op.drop_column(table, "updated_at")
         op.drop_column(table, "description")
+
+
+def _restore_last_changes() -> None:
+    """As the audit tells them, against which they are held."""
+    last: dict[tuple[str | int, ...], int] = {}
+    rows = sa.text("SELECT at, action, model, before, after FROM audit ORDER BY sequence")
+    for at, action, model, before, after in op.get_bind().execute(rows):
+        said = json.loads(after or "null") or json.loads(before or "null") or {}
+        if "unchanged" in said:
+            continue
+        if action == "rename_model":
+            last = {(said["name"], *key[1:]) if key[0] == model else key: when for key, when in last.items()}
+            last[said["name"],] = at
+        if action in OF_MODELS or (action in LABELS and "version" not in said):
+            last[model,] = at
+        if action in OF_VERSIONS or (action in LABELS and "version" in said):
+            last[model, said["version"]] = at
+    models = [{"at": at, "model": key[0]} for key, at in last.items() if len(key) == 1]
+    versions = [{"at": at, "model": key[0], "version": key[1]} for key, at in last.items() if len(key) == 2]
+    here = "model = :model AND version = :version"
+    for changed, statement in (
+        (models, "UPDATE models SET updated_at = :at WHERE name = :model"),
+        (versions, f"UPDATE model_versions SET updated_at = :at WHERE {here}"),
+    ):
+        if changed:
+            op.get_bind().execute(sa.text(statement), changed)
 
 
 def _create_retired_names() -> None:
