@@ -14,6 +14,7 @@ from mlray.discovery import Drop, Fed, Found, Inventory, describe, drop, find, i
 from mlray.errors import Conflict, UnknownName
 from mlray.features.applied import Applied
 from mlray.features.catalog import service_from_text, service_hash, service_text
+from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 
 USER = ml.Entity("user", keys=["user_id"])
@@ -55,6 +56,12 @@ def applied(tmp_path: Path) -> Applied:
     for service in (FRAUD, CHURN):
         known.apply(service)
     return known
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """A registry without any model."""
+    return Registry.connect(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "artifacts"), embedded=True)
 
 
 def test_a_part_of_a_name_finds_things_of_every_kind_the_exact_name_first(applied):
@@ -157,22 +164,11 @@ def test_a_source_is_followed_to_views_services_and_models_live_ones_first(appli
         "fraud/3", "fraud/2"]
 
 
-@pytest.mark.parametrize("stage", ["Production", "Canary"])
-@pytest.mark.parametrize(("name", "kind"), [("spending", "view"), ("purchases", "source"), ("fraud", "service")])
-def test_what_a_live_model_reads_is_not_dropped(applied, stage, name, kind):
-    versions = [version(ml.FeatureService("fraud", features=[SPENDING]), 3, stage), version(FRAUD, 4)]
-
-    with pytest.raises(Conflict, match=rf"{kind} {name} cannot be dropped: fraud/3 \({stage}\) reads it"):
-        drop(applied, Inventory.of(applied, versions), name, kind)
-    assert applied.names() == ["churn", "fraud"]
-    assert applied.get("fraud") == FRAUD
-
-
-def test_a_dropped_view_is_found_no_more_and_the_versions_that_pin_it_rebuild(applied):
+def test_a_dropped_view_is_found_no_more_and_the_versions_that_pin_it_rebuild(applied, registry):
     pinned = version(FRAUD, 1, "Staging")
     inventory = Inventory.of(applied, [pinned])
 
-    done = drop(applied, inventory, "payments/spending")
+    done = drop(inventory, applied, registry, "payments/spending")
 
     gone = ("payments/spending",)
     assert done == [Drop("churn", "withdrawn", gone), Drop("fraud", "without", gone)]
@@ -184,11 +180,11 @@ def test_a_dropped_view_is_found_no_more_and_the_versions_that_pin_it_rebuild(ap
     assert SPENDING in applied.past_views()  # `online gc` and `ingest` go on as long as a version reads it
 
 
-def test_a_dropped_source_takes_its_views_along_and_a_service_alone_goes_alone(applied):
-    assert drop(applied, Inventory.of(applied, []), "churn") == [Drop("churn", "withdrawn", ())]
+def test_a_dropped_source_takes_its_views_along_and_a_service_alone_goes_alone(applied, registry):
+    assert drop(Inventory.of(applied, []), applied, registry, "churn") == [Drop("churn", "withdrawn", ())]
     assert applied.views() == [SPENDING, RAIN]
 
-    drop(applied, Inventory.of(applied, []), "weather")
+    drop(Inventory.of(applied, []), applied, registry, "weather")
 
     assert applied.get("fraud").views == (SPENDING,)
 
@@ -203,25 +199,36 @@ def test_a_withdrawn_service_comes_back_when_it_is_applied_again(applied):
     assert applied.get("churn") == CHURN
 
 
-def test_a_view_that_an_on_demand_feature_needs_stays(applied):
+def test_a_view_that_an_on_demand_feature_needs_stays(applied, registry):
     applied.apply(ml.FeatureService("damp", features=[wet_amount]))
 
     with pytest.raises(Conflict, match="the on-demand feature 'wet_amount' of service damp needs rain"):
-        drop(applied, Inventory.of(applied, []), "rain")
+        drop(Inventory.of(applied, []), applied, registry, "rain")
     assert "millimetres" in applied.get("fraud").names
+    assert registry.audit() == []
 
 
-def test_two_kinds_of_one_name_are_not_guessed_between(applied):
+def test_two_kinds_of_one_name_are_not_guessed_between(applied, registry):
     applied.apply(ml.FeatureService("rain", features=[RAIN]))
 
     with pytest.raises(UnknownName, match="'rain' is a view and a service; say which: kind='view'"):
-        drop(applied, Inventory.of(applied, []), "rain")
+        drop(Inventory.of(applied, []), applied, registry, "rain")
     with pytest.raises(UnknownName, match="is the entity user, which cannot be dropped"):
-        drop(applied, Inventory.of(applied, []), "user")
+        drop(Inventory.of(applied, []), applied, registry, "user")
 
 
-def test_a_version_without_a_service_reads_nothing(applied):
+ODD = ["[]", "{", '{"name": 1, "views": []}', "[" * 100_000, '{"views": {"v": {"ttl": 1e40}}}']
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_what_somebody_registered_as_a_service_and_is_none_breaks_no_listing(applied, text):
+    odd = version(FRAUD, 1, service_definition=text)
+
+    assert impact(Inventory.of(applied, [odd, version(FRAUD, 2)]), "weather")[-1].name == "fraud/2"
+
+
+def test_a_version_without_a_service_reads_nothing(applied, registry):
     foreign = version(FRAUD, 1, "Production", service="", service_hash="", service_definition="")
 
     assert impact(Inventory.of(applied, [foreign]), "purchases")[-1].kind == "service"
-    drop(applied, Inventory.of(applied, [foreign]), "churn")
+    drop(Inventory.of(applied, [foreign]), applied, registry, "churn")

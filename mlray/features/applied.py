@@ -66,7 +66,9 @@ class Applied:
         self._check_tables(service)
         before = self.get(service.name) if service.name in self.names() else None
         digest = service_hash(service)
-        self._store.put(f"services/{service.name}/{digest}.json", service_text(service).encode())
+        path = f"services/{service.name}/{digest}.json"
+        self._store.put(path, service_text(service).encode())
+        self._known.pop(path, None)  # another owner is no other content
         self._store.put(f"services/{service.name}/{_CURRENT}", digest.encode())
         return Diff(service.name, digest, tuple(_changes(before, service)))
 

@@ -26,6 +26,7 @@ def put_in_force(tx: Transaction, policy: Policy) -> None:
     after = {"policy": policy.revision, "document": policy.to_json()}
     number = tx.note("set_policy", before={"policy": before.revision}, after=after)
     tx.session.add(PolicyRow(id=number, revision=policy.revision, document=policy.to_json()))
+    tx.session.flush()
 
 
 def _require_production(session: Session, policy: Policy) -> None:

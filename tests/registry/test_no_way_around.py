@@ -5,7 +5,7 @@ import inspect
 import pytest
 import ray
 
-from mlray.errors import Conflict, Forbidden, NotApproved, Unauthenticated, UnknownName
+from mlray.errors import Conflict, Forbidden, NotApproved, SchemaError, Unauthenticated, UnknownName
 from mlray.registry import actor as registry_actor
 from mlray.registry.actor import ACTOR_NAME, METHODS, NAMESPACE
 from mlray.registry.client import Registry
@@ -233,3 +233,27 @@ def test_every_method_that_the_actor_offers_reads_or_takes_a_call():
     assert {name for name in METHODS if "call" in inspect.signature(getattr(ModelRegistry, name)).parameters} == (
         METHODS - reads
     )
+
+
+def test_nobody_but_the_registry_says_what_is_a_copy(team):
+    team.production(b"1")
+    run = team.make_run(b"2", provenance={"commit": None, "copy_of": "fraud/1"})
+
+    with pytest.raises(SchemaError, match="provenance says copy_of='fraud/1': that is the registry's own word"):
+        team.ana.register("fraud", run)
+    assert team.ana.copy("fraud/1", "fraud").provenance["copy_of"] == "fraud/1"
+
+
+def test_a_policy_that_protects_an_alias_is_refused_where_the_alias_points_elsewhere(team):
+    team.production(b"1")
+    team.version(b"2")
+    team.ana.set_alias("fraud", "live", 2)
+    stricter = team.root.policy().model_copy(update={"protected_aliases": ("champion", "live")})
+
+    with pytest.raises(Conflict, match=r"the policy protects fraud@live \(fraud/2 is in None\): .* or remove it first"):
+        team.root.set_policy(stricter)
+    assert team.root.policy() == Policy()
+    team.ana.set_alias("fraud", "live", 1)
+    assert team.root.set_policy(stricter) == stricter
+    with pytest.raises(NotApproved, match="fraud@live is a protected alias"):
+        team.ana.set_alias("fraud", "live", 2)
