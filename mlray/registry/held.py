@@ -4,6 +4,7 @@ What is left: the audit itself, which its chain covers, and `alembic_version`, w
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from sqlmodel import Session, select
@@ -36,8 +37,8 @@ def _versions(session: Session) -> Held:
 
 
 def _records(session: Session) -> Held:
-    rows = session.exec(select(VersionRow).execution_options(yield_per=BATCH))
-    return {(row.model, row.version): hash_of_row(row) for row in rows}
+    with closing(session.exec(select(VersionRow).execution_options(yield_per=BATCH))) as rows:
+        return {(row.model, row.version): hash_of_row(row) for row in rows}
 
 
 def _descriptions(session: Session) -> Held:

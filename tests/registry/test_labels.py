@@ -25,7 +25,8 @@ def test_a_tag_is_written_over_and_deleted(team):
     for value in ("1", "2", "2"):
         team.ana.tag(version, "data", value)
     assert team.ana.get("fraud/1").tags == {"data": "2"}
-    assert [row["before"] for row in team.ana.audit("fraud")][1:] == [None, {"version": 1, "key": "data", "value": "1"}]
+    before = [row["before"] for row in team.ana.audit("fraud") if "unchanged" not in row["after"]]
+    assert before[1:] == [None, {"version": 1, "key": "data", "value": "1"}]
 
     team.ana.untag("fraud/1", "data")
 
