@@ -183,3 +183,13 @@ def test_a_drop_that_is_killed_anywhere_is_refused_done_or_done_once_more(shop, 
         promote()
     shop.apply()
     assert promote().stage == "Production"
+
+
+def test_a_drop_that_comes_once_more_takes_nothing_that_was_applied_since(shop):
+    rules, call = shop.team.dan._rules, Call(request="the same", token=shop.team.dan._token)
+    rules.drop_definition(VIEW, Dropping(shop.applied.lake, VIEW), call=call)
+    shop.apply()
+
+    with pytest.raises(Conflict, match="somebody applied view spending again"):
+        rules.drop_definition(VIEW, Dropping(shop.applied.lake, VIEW), call=call)
+    assert shop.applied.get("fraud") == FRAUD
