@@ -94,6 +94,10 @@ class GateFailed(MlrayError):
     """A run that a gate has stopped; the message names the gate, the value, the threshold and the report."""
 
 
+class ExplanationFailed(MlrayError):
+    """SHAP values that do not add up to what the model said; no prediction is at fault."""
+
+
 class PortInUse(MlrayError, OSError):
     """A port that another process holds."""
 

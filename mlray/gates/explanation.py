@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import feather
 
-from mlray.gates.explainer import BACKGROUND_FILE, TOLERANCE, Explainer
+from mlray.errors import ExplanationFailed
+from mlray.gates.explainer import BACKGROUND_FILE, Explainer
 from mlray.gates.result import Result
 from mlray.gates.settings import Explanation
 from mlray.gates.slices import sliced
@@ -24,17 +25,21 @@ EXPLANATION_FILE = "explanation.json"
 
 def explain_model(model: Model, background: pa.Table, rows: pa.Table, config: Explanation) -> Result:
     """The result over the rows: the features of the model, and the columns of the slices."""
-    found = Explainer(model, background.select(list(model.features))).explain(rows)
-    limit = TOLERANCE[found.method]
-    passed = found.error <= limit
-    wrong = f"base and SHAP values miss the model's output by {found.error:.3g} of its deviation, allowed are {limit:g}"
+    try:
+        found = Explainer(model, background.select(list(model.features))).explain(rows)
+    except ExplanationFailed as error:
+        nothing = {"method": "none", "unit": "", "base": [], "rows": rows.num_rows, "importance": {}, "slices": []}
+        return Result(passed=False, problems=(str(error),), details=nothing)
+    passed = found.error <= found.tolerance
+    wrong = f"base and SHAP values miss the model's output by {found.error:.3g} of its deviation, allowed are"
     return Result(
         passed=passed,
         value=found.error,
-        threshold=limit,
-        problems=() if passed else (wrong,),
+        threshold=found.tolerance,
+        problems=() if passed else (f"{wrong} {found.tolerance:g}",),
         details={
             "method": found.method,
+            "unit": found.unit,
             "base": found.base.tolist(),
             "rows": rows.num_rows,
             "importance": found.importance(),
@@ -53,24 +58,18 @@ def write_explanation(checkpoint: Path, result: Result, background: pa.Table, fe
 def explain(checkpoint: str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
     """One request explained by the model of a checkpoint, or of a downloaded version. row: its feature vector, by name.
 
-    {"base": ..., "output": ..., "features": {name: what it adds}}, the largest first; lists where the model has several
-    outputs. The explainer is kept per checkpoint.
+    {"base": ..., "output": ..., "features": {name: what it adds}}, the largest first; by class where the model has
+    several. The explainer is kept per checkpoint. ExplanationFailed where they do not add up.
     """
-    explainer, schema = _kept(str(checkpoint))
-    found = explainer.explain(pa.Table.from_pylist([dict(row)], schema=schema))
-    values = {name: found.values[0, i].tolist() for i, name in enumerate(found.features)}
-    one = found.outputs.shape[1] == 1
-    return {
-        "base": float(found.base[0]) if one else found.base.tolist(),
-        "output": float(found.outputs[0, 0]) if one else found.outputs[0].tolist(),
-        "features": {name: values[name][0] if one else values[name] for name in found.importance()},
-    }
+    explainer, classes = _kept(str(checkpoint))
+    [told] = explainer.explain(pa.Table.from_pylist([dict(row)], schema=explainer.background.schema)).each(classes)
+    return told
 
 
 @lru_cache(maxsize=4)
-def _kept(checkpoint: str) -> tuple[Explainer, pa.Schema]:
-    explainer = Explainer.of(load_model(checkpoint), checkpoint)
-    return explainer, feather.read_table(Path(checkpoint, BACKGROUND_FILE)).schema
+def _kept(checkpoint: str) -> tuple[Explainer, tuple[str, ...]]:
+    model = load_model(checkpoint)
+    return Explainer.of(model, checkpoint), model.task.classes
 
 
 def _by_slice(importance: Any, rows: pa.Table, config: Explanation) -> Any:

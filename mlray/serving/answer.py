@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from mlray.gates.explainer import Explanation
 from mlray.training.task import MULTICLASS, Task
 
 
@@ -39,6 +40,38 @@ class AnswerOfClasses(BaseModel):
     predicted: list[str] = Field(description="per row, the likeliest class")
     q: list[datetime] = Field(description="per row, as of when its features are, UTC")
     features: list[dict[str, Any]] | None = Field(None, description="per row, if asked for; NaN and inf are null")
+
+
+class Reasons(BaseModel):
+    """Base and what the features add sum to the output."""
+
+    base: float = Field(description="what the model says where no feature is known")
+    output: float
+    features: dict[str, float] = Field(description="what each adds, the largest first")
+
+
+class ReasonsOfClasses(BaseModel):
+    """The same for each class."""
+
+    base: dict[str, float] = Field(description="what the model says where no feature is known")
+    output: dict[str, float]
+    features: dict[str, dict[str, float]] = Field(description="what each adds, the largest first")
+
+
+class Explained(Answer):
+    """An answer, and why it is so."""
+
+    method: str = Field(description="how the SHAP values were computed", examples=["tree"])
+    unit: str = Field(description="of what is explained: log-odds, logits, probability, value or logarithm")
+    explanations: list[Reasons] = Field(description="per row")
+
+
+class ExplainedOfClasses(AnswerOfClasses):
+    """An answer, and why it is so."""
+
+    method: str = Field(description="how the SHAP values were computed", examples=["tree"])
+    unit: str = Field(description="of what is explained: log-odds, logits, probability, value or logarithm")
+    explanations: list[ReasonsOfClasses] = Field(description="per row")
 
 
 class Taken(BaseModel):
@@ -107,6 +140,11 @@ def scores(task: Task, predictions: NDArray[np.float64]) -> dict[str, Any]:
         return {"scores": predictions.tolist()}
     each = [dict(zip(task.classes, row, strict=True)) for row in predictions.tolist()]
     return {"scores": each, "predicted": task.names(predictions)}
+
+
+def reasons(task: Task, found: Explanation) -> dict[str, Any]:
+    """The fields of an answer that say why. ExplanationFailed where the values do not add up."""
+    return {"method": found.method, "unit": found.unit, "explanations": list(found.each(task.classes))}
 
 
 def vectors(table: pa.Table) -> list[dict[str, Any]]:

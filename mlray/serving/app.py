@@ -19,8 +19,9 @@ from ray.exceptions import RayError
 
 from mlray import cluster
 from mlray._ray_compat import raised_in, serve_address
-from mlray.errors import ConfigError, ServingFailed
+from mlray.errors import ConfigError, ServingFailed, UnknownName
 from mlray.features.service import FeatureService
+from mlray.gates.explainer import BACKGROUND_FILE, Explainer
 from mlray.offline import delta
 from mlray.online.store import OnlineStore, open_store
 from mlray.registry.artifacts import ArtifactStore
@@ -124,11 +125,19 @@ def check(served: Served) -> None:
         raise ConfigError(f"serve: name one version of each model, at least one; got {_names(served) or 'none'}")
     if served.online.startswith("memory://"):
         raise ConfigError(f"online='{served.online}' lives in one process, a server is another; use lmdb:// or redis://")
+    for name in [] if isinstance(served.config.explain, bool) else served.config.explain:
+        if name not in names:
+            raise UnknownName.of("served model", name, names)
     cluster.check_store(served.online)
     store, artifacts = open_store(served.online), ArtifactStore(served.artifacts)
     try:
         for version in served.versions:
-            artifacts.require(version.digest)
+            manifest = artifacts.require(version.digest)
+            if served.config.explains(version.name) and BACKGROUND_FILE not in {file.path for file in manifest.files}:
+                raise ConfigError(
+                    f"serving: explain={served.config.explain!r}, but {version.reference} keeps no {BACKGROUND_FILE}; "
+                    "train it with [gates.explanation], or leave it out of explain"
+                )
             service = pinned_service(version)
             check_pinned(version, service, served.current.get(version.service))
             check_vectors(version, vector_types(store, service))
@@ -196,9 +205,11 @@ def open_app(served: Served) -> FastAPI:
 def open_predictor(version: ModelVersion, served: Served, store: OnlineStore) -> Predictor:
     """The predictor of a version, from a verified copy of its checkpoint."""
     with TemporaryDirectory(prefix="mlray-model-") as folder:
-        model = load_model(ArtifactStore(served.artifacts).download(version.digest, Path(folder) / "checkpoint"))
+        checkpoint = ArtifactStore(served.artifacts).download(version.digest, Path(folder) / "checkpoint")
+        model = load_model(checkpoint)
+        explainer = Explainer.of(model, checkpoint) if served.config.explains(version.name) else None
     current = served.current.get(version.service)
-    return Predictor(version, pinned_service(version), model, store, current)
+    return Predictor(version, pinned_service(version), model, store, current, explainer)
 
 
 def wall_clock() -> int:

@@ -20,6 +20,8 @@ class Config:
     ready_seconds   how long `deploy` waits for the first answer
     ingest          sources to which events may be sent: their names, or true for every source in force. The endpoint
                     asks for no credentials, so none is by default
+    explain         models whose predictions may be explained: their names, or true for every one that is served
+    max_explained   rows of one request to explain
     max_events, max_events_bytes    of one request to it
     """
 
@@ -36,12 +38,15 @@ class Config:
     cpus: float = 1.0
     ready_seconds: float = 120.0
     ingest: tuple[str, ...] | bool = False
+    explain: tuple[str, ...] | bool = False
+    max_explained: int = 20
     max_events: int = 10_000
     max_events_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
         self._require(1 <= self.port <= 65535, "port", "a port from 1 to 65535")
-        for name in ("max_body_bytes", "max_rows", "log_rows", "replicas", "max_events", "max_events_bytes"):
+        counts = ("max_body_bytes", "max_rows", "log_rows", "replicas", "max_events", "max_events_bytes")
+        for name in (*counts, "max_explained"):
             self._require(getattr(self, name) >= 1, name, "1 or more")
         for name in ("log_seconds", "ready_seconds"):
             self._require(getattr(self, name) > 0, name, "above 0")
@@ -57,22 +62,30 @@ class Config:
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """From a table of a TOML file; ConfigError for a name or a type that does not exist here."""
         kinds = {field.name: field.type for field in fields(cls)}
-        if "ingest" in settings:
-            settings = {**settings, "ingest": _sources(settings["ingest"])}
+        lists = {key: _names(key, settings[key], of) for key, of in _LISTS.items() if key in settings}
+        settings = {**settings, **lists}
         for key, value in settings.items():
             if key not in kinds:
                 raise ConfigError.unknown_key("serving", key, kinds)
-            if key != "ingest":
+            if key not in _LISTS:
                 _check_type(key, value, str(getattr(kinds[key], "__name__", kinds[key])))
         return cls(**settings)
 
+    def explains(self, model: str) -> bool:
+        """Whether predictions of a model of this name may be explained."""
+        return self.explain if isinstance(self.explain, bool) else model in self.explain
 
-def _sources(value: object) -> tuple[str, ...] | bool:
+
+_LISTS: Mapping[str, str] = {"ingest": "sources", "explain": "models"}
+"""Settings that are names, or all or none, and of what."""
+
+
+def _names(key: str, value: object, of: str) -> tuple[str, ...] | bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
         return tuple(value)
-    raise ConfigError(f"serving: ingest={value!r}; it must be true, false or a list of names of sources")
+    raise ConfigError(f"serving: {key}={value!r}; it must be true, false or a list of names of {of}")
 
 
 def _check_type(key: str, value: object, wanted: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlray.serving.answer import Answer, AnswerOfClasses, Health, Problem, Taken
+from mlray.serving.answer import Answer, AnswerOfClasses, Explained, ExplainedOfClasses, Health, Problem, Taken
 from mlray.serving.config import Config
 from mlray.training.task import MULTICLASS, Task
 
@@ -34,8 +34,8 @@ _MEANING = {
 _OF_EVENTS = {403, 429}
 
 
-def request_body(row: Mapping[str, pa.DataType], config: Config) -> dict[str, Any]:
-    """What POST predict takes, for a model with rows of these types."""
+def request_body(row: Mapping[str, pa.DataType], config: Config, max_rows: int) -> dict[str, Any]:
+    """What POST predict and explain take, for a model with rows of these types."""
     one = {
         "type": "object", "additionalProperties": False, "required": list(row),
         "properties": {name: nullable(kind) for name, kind in row.items()},
@@ -47,7 +47,7 @@ def request_body(row: Mapping[str, pa.DataType], config: Config) -> dict[str, An
             "anyOf": [moment, {"type": "array", "items": moment}, {"type": "null"}],
             "description": "as of when, with a zone: one instant, or one per row; now where it is left out",
         }
-    many = {"type": "array", "items": one, "minItems": 1, "maxItems": config.max_rows}
+    many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_rows}
     shapes = [
         {"type": "object", "additionalProperties": False, "required": [key], "properties": {key: value, **rest}}
         for key, value in (("rows", many), ("row", one))
@@ -64,7 +64,17 @@ def nullable(kind: pa.DataType) -> dict[str, Any]:
 def answers(task: Task) -> dict[int | str, dict[str, Any]]:
     """What POST predict gives."""
     model = AnswerOfClasses if task.kind == MULTICLASS else Answer
-    return {200: {"model": model, "description": "the scores"}, **problems(*(_MEANING.keys() - _OF_EVENTS))}
+    return {200: {"model": model, "description": "the scores"}} | answers_wrong()
+
+
+def explained(task: Task) -> dict[int | str, dict[str, Any]]:
+    """What POST explain gives."""
+    model = ExplainedOfClasses if task.kind == MULTICLASS else Explained
+    return {200: {"model": model, "description": "the scores, and what each feature added"}} | answers_wrong()
+
+
+def answers_wrong() -> dict[int | str, dict[str, Any]]:
+    return problems(*(_MEANING.keys() - _OF_EVENTS))
 
 
 def events_body(config: Config) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlray.aggregation.window import Instants
-from mlray.errors import CorruptArtifact, DefinitionChanged
+from mlray.errors import CorruptArtifact, DefinitionChanged, Forbidden
 from mlray.features.applied import changed_views
 from mlray.features.catalog import service_from_text, service_hash
 from mlray.features.on_demand import OnDemand
 from mlray.features.service import FeatureService
 from mlray.features.types import INSTANT, instants
 from mlray.features.vector import request_fields
+from mlray.gates.explainer import Explainer, Explanation
 from mlray.online.retrieval import Reader, get_features
 from mlray.online.state import state_of
 from mlray.online.store import OnlineStore
@@ -37,7 +38,7 @@ class Predictor:
     """One model version over one online store. Safe to share between threads.
 
     current: the definition in force, if the caller knows one. DefinitionChanged where it, or the service, differs from
-    what the version pins.
+    what the version pins. explainer: of the same checkpoint; None: predictions are not explained.
     """
 
     version: ModelVersion
@@ -45,6 +46,7 @@ class Predictor:
     model: Model
     store: OnlineStore
     current: FeatureService | None = None
+    explainer: Explainer | None = None
     _checked: list[pa.Schema] = field(default_factory=list, init=False, repr=False, compare=False)
     _reader: Reader = field(init=False, repr=False, compare=False)
 
@@ -64,9 +66,23 @@ class Predictor:
             self._checked[:] = [vectors.schema]
         return Predictions(self.model.predict(vectors), vectors)
 
+    def explain(self, found: Predictions) -> Explanation:
+        """Why the model said so. Forbidden where predictions are not explained."""
+        if self.explainer is None:
+            raise unexplained(self.version)
+        return self.explainer.explain(found.vectors)
+
     def check(self) -> None:
         """Whether it could answer now: reads the store. Raises NotMaterialized, StoreError, DefinitionChanged."""
         check_vectors(self.version, vector_types(self.store, self.service))
+
+
+def unexplained(version: ModelVersion) -> Forbidden:
+    """What is said where a version is served without explanations."""
+    return Forbidden(
+        f"predictions of {version.reference} are not explained here; serve it with explain = true in [serving], which "
+        "needs pip install 'mlray[explain]' and a training with [gates.explanation]"
+    )
 
 
 def pinned_service(version: ModelVersion) -> FeatureService:

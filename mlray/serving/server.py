@@ -1,10 +1,12 @@
 """The HTTP interface over predictors: FastAPI, no Ray Serve.
 
 400 not JSON or not of the right shape; 404 no such model or path; 413 too large; 422 a field or an instant that does
-not fit; 503 with Retry-After where the store, its state or the prediction log cannot be used now; 500 our fault. For
-events also 403 a source that takes none here; 429 with Retry-After where too many rows wait.
+not fit; 503 with Retry-After where the store, its state or the prediction log cannot be used now; 500 our fault. 403
+where predictions are not explained here. For events also 403 a source that takes none here; 429 with Retry-After where
+too many rows wait.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,7 +27,7 @@ from mlray.serving import answer, openapi
 from mlray.serving.config import Config
 from mlray.serving.events import Events
 from mlray.serving.prediction_log import PredictionLog, log_rows
-from mlray.serving.predictor import Predictor, row_types
+from mlray.serving.predictor import Predictor, row_types, unexplained
 from mlray.serving.request import parse
 
 logger = logging.getLogger(__name__)
@@ -50,19 +52,21 @@ class Server:
         self.predictors, self.log, self.config, self.clock = predictors, log, config, clock
         self.rows = {name: row_types(p.store, p.service) for name, p in predictors.items()}
 
-    def predict(self, name: str, body: bytes, request_id: str) -> bytes:
-        """The answer to a body, logged; raises what is wrong with it."""
+    def predict(self, name: str, body: bytes, request_id: str, *, explained: bool = False) -> bytes:
+        """The answer to a body, logged; raises what is wrong with it. explained: with what each feature has added."""
         predictor, now = self.predictor(name), self.clock()
-        asked = parse(body, self.rows[name], now=now, allow_at=self.config.allow_at, max_rows=self.config.max_rows)
+        most = self.config.max_explained if explained else self.config.max_rows
+        asked = parse(body, self.rows[name], now=now, allow_at=self.config.allow_at, max_rows=most)
         self.log.check()
         found = predictor.predict(asked.rows, asked.at)
         version = predictor.version
         task = predictor.model.task
+        why = answer.reasons(task, predictor.explain(found)) if explained else {}
         logged = log_rows(request_id, now, version, asked.rows, asked.at, found.vectors, found.scores, task)
         self.log.add(version, logged)
         content: dict[str, Any] = {
             "request_id": request_id, "model": version.reference, **answer.scores(task, found.scores),
-            "q": answer.moments(asked.at.floor),
+            "q": answer.moments(asked.at.floor), **why,
         }
         if asked.features:
             content["features"] = answer.vectors(found.vectors)
@@ -140,12 +144,13 @@ def _add_models(app: FastAPI, server: Server) -> None:
 
         return predict
 
-    for name in server.predictors:
+    for name, predictor in server.predictors.items():
         app.post(
             f"/v1/models/{name}/predict", operation_id=f"predict_{name}", summary=f"Scores of {name}", tags=["models"],
-            response_class=Response, responses=openapi.answers(server.predictors[name].model.task),
-            openapi_extra=openapi.request_body(server.rows[name], server.config),
+            response_class=Response, responses=openapi.answers(predictor.model.task),
+            openapi_extra=openapi.request_body(server.rows[name], server.config, server.config.max_rows),
         )(predict_as(name))
+    _add_explanations(app, server)
 
     @app.post("/v1/models/{name}/predict", include_in_schema=False)
     async def unknown(name: str) -> Response:
@@ -161,6 +166,29 @@ def _add_models(app: FastAPI, server: Server) -> None:
     def model(name: str) -> dict[str, Any]:
         """One model: its version, what a row holds, what it reads, how well it did."""
         return server.card(name)
+
+
+def _add_explanations(app: FastAPI, server: Server) -> None:
+    turn = asyncio.Semaphore()  # they take turns outside the threads, of which none is kept from a prediction
+
+    def explain_as(name: str) -> Callable[[Request], Any]:
+        async def explain(request: Request) -> Response:
+            async with turn:
+                return await _predict(server, name, request, explained=True)
+
+        return explain
+
+    for name, predictor in server.predictors.items():
+        if predictor.explainer is not None:
+            app.post(
+                f"/v1/models/{name}/explain", operation_id=f"explain_{name}", tags=["models"], response_class=Response,
+                summary=f"Scores of {name}, and why", responses=openapi.explained(predictor.model.task),
+                openapi_extra=openapi.request_body(server.rows[name], server.config, server.config.max_explained),
+            )(explain_as(name))
+
+    @app.post("/v1/models/{name}/explain", include_in_schema=False)
+    async def not_explained(name: str) -> Response:
+        raise unexplained(server.predictor(name).version)
 
 
 def _add_health(app: FastAPI, server: Server) -> None:
@@ -196,10 +224,10 @@ def _add_events(app: FastAPI, server: Server, events: Events) -> None:
         return Response(answer.encoded(content), media_type="application/json", headers={"X-Request-ID": request_id})
 
 
-async def _predict(server: Server, name: str, request: Request) -> Response:
+async def _predict(server: Server, name: str, request: Request, *, explained: bool = False) -> Response:
     body = await read_body(request, server.config.max_body_bytes)
     request_id = _request_id(request)
-    content = await run_in_threadpool(partial(server.predict, name, body, request_id))
+    content = await run_in_threadpool(partial(server.predict, name, body, request_id, explained=explained))
     return Response(content, media_type="application/json", headers={"X-Request-ID": request_id})
 
 

@@ -13,17 +13,19 @@ import xgboost
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
-from mlray.errors import ConfigError, UnknownName
-from mlray.gates.explainer import Explainer
+from mlray.errors import ConfigError, ExplanationFailed, UnknownName
+from mlray.gates.explainer import Explainer, unit_of
 from mlray.gates.explainer import Explanation as Explanations
 from mlray.gates.explanation import explain, explain_model, write_explanation
 from mlray.gates.result import Result
 from mlray.gates.settings import Explanation
+from mlray.gates.shapley import methods
 from mlray.training.design import Design
 from mlray.training.model import Model, load_model
 from mlray.training.network import Features, Network, NetworkScorer
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.sklearn_model import SklearnScorer
+from mlray.training.task import Task
 from mlray.training.xgboost_model import BoosterScorer
 from tests.training.made import FEATURES, config, table, trainer
 
@@ -141,8 +143,71 @@ def test_trees_are_explained_exactly(model: Model, kind: str) -> None:
         scorer = BoosterScorer(trees, design, model.task)
     found = Explainer(Model(scorer, model.preprocessing, model.signature), BACKGROUND).explain(ROWS)
     assert (found.method, found.features) == ("tree", tuple(FEATURES))
+    assert (found.unit, found.values.shape[2]) == ("probability" if kind == "forest" else "log-odds", 1)
     assert found.error < 1e-5
     assert set(list(found.importance())[:3]) == {"amount", "country", "rate"}
+
+
+class Broken(RandomForestClassifier):
+    """Whose trees cannot be looked at, for a reason that has nothing to do with shap."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "estimators_":
+            raise RuntimeError("the disk is not there")
+        return super().__getattribute__(name)
+
+
+def test_an_error_that_is_not_about_what_shap_can_read_is_not_swallowed(model: Model) -> None:
+    design = Design.of(model.preprocessing, one_hot=True)
+    broken = Model(SklearnScorer("tests:Broken", Broken(), design, model.task), model.preprocessing, model.signature)
+    with pytest.raises(RuntimeError, match="the disk is not there"):
+        next(methods(broken, model.preprocessing.encode(BACKGROUND)))
+
+
+class Doubled(nn.Module):
+    """It has the parts of the shipped network, and puts them together in another way."""
+
+    def __init__(self, shipped: Any) -> None:
+        super().__init__()
+        self.shipped, self.layers, self.embeddings = shipped, shipped.layers, shipped.embeddings
+
+    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        return 2 * self.shipped(numbers, codes)
+
+
+def test_layers_that_are_not_the_whole_network_do_not_stand_for_it(model: Model) -> None:
+    scorer: Any = model.scorer
+    other = replace(model, scorer=replace(scorer, module=Doubled(scorer.module)))
+    found = Explainer(other, BACKGROUND.slice(0, 20)).explain(ROWS.slice(0, 3))
+    assert (found.method, found.unit) == ("permutation", "probability")
+    assert found.outputs[:, 0] == pytest.approx(other.predict(ROWS.slice(0, 3)))
+
+
+def test_a_value_is_explained_in_the_unit_of_its_label(model: Model) -> None:
+    scorer: Any = model.scorer
+    task = Task(kind="regression")
+    euros = replace(scorer, features=replace(scorer.features, task=task), shift=100.0, scale=25.0)
+    other = Model(euros, model.preprocessing, replace(model.signature, task="regression"))
+    found = Explainer(other, BACKGROUND).explain(ROWS.slice(0, 5))
+    assert (found.method, found.unit) == ("deep", "value")
+    assert found.outputs[:, 0] == pytest.approx(other.predict(ROWS.slice(0, 5)))
+    assert found.error < 1e-9
+
+
+def test_the_unit_is_that_in_which_the_outputs_tell_the_predictions() -> None:
+    odds, several = np.array([[-2.0], [0.5]]), np.array([[1.0, 2.0, 3.0], [0.0, 5.0, -1.0]])
+    shares = np.exp(several) / np.exp(several).sum(axis=1, keepdims=True)
+    value, classes = Task(kind="regression"), Task(kind="multiclass", classes=("a", "b", "c"))
+    assert unit_of(odds, 1 / (1 + np.exp(-odds[:, 0])), Task()) == "log-odds"
+    assert unit_of(odds, odds[:, 0], value) == "value"
+    assert unit_of(odds, np.exp(odds[:, 0]), value) == "logarithm"
+    assert (unit_of(several, shares, classes), unit_of(shares, shares, classes)) == ("logits", "probability")
+    assert unit_of(odds, odds[:, 0] + 1, Task()) is None
+
+
+def test_values_that_do_not_add_up_are_not_shown(found: Explanations) -> None:
+    with pytest.raises(ExplanationFailed, match=r"miss the model's output by .* allowed are 1e-06"):
+        next(replace(found, base=found.base + 0.01).each())
 
 
 def test_without_the_package_the_error_names_the_extra(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,13 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import torch
+import xgboost
 
 import mlray as ml
 from mlray.features.catalog import service_hash, service_text
 from mlray.features.types import INSTANT, instants
+from mlray.gates.explanation import explain_model, write_explanation
+from mlray.gates.settings import Explanation
 from mlray.ingest import ingest
 from mlray.materialize import materialize
 from mlray.online.retrieval import get_features
@@ -22,11 +25,13 @@ from mlray.online.store import OnlineStore, open_store
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.serving.predictor import Predictor, pinned_service, vector_types
+from mlray.training.design import Design
 from mlray.training.model import Model, Signature, load_model
 from mlray.training.network import Features, NetworkScorer
 from mlray.training.preprocessing import Number, Preprocessing, Text
 from mlray.training.run import Run
 from mlray.training.task import Task
+from mlray.training.xgboost_model import BoosterScorer
 
 Connect = Callable[..., httpx.Client]
 """Serves the shop's model with the settings given, at noon, and connects to it."""
@@ -114,6 +119,14 @@ class Shop:
         made = Predictor(self.version, pinned_service(self.version), load_model(checkpoint), self.store)
         return replace(made, **changed)
 
+    def explained(self, name: str, model: Model) -> ModelVersion:
+        """The model registered with what a run with [gates.explanation] keeps."""
+        checkpoint, background = self.root / f"trained-{name}", self.features(asked(), NOON)
+        model.save(checkpoint)
+        result = explain_model(model, background, background, Explanation())
+        write_explanation(checkpoint, result, background, model.features)
+        return self.registry.register(name, run(checkpoint, background.column_names))
+
     def features(self, rows: list[dict[str, Any]], at: datetime) -> pa.Table:
         """What `get_features` answers, asked with Arrow's own types."""
         typed = [{**one, "joined": datetime.fromisoformat(one["joined"]), "born": date.fromisoformat(one["born"])}
@@ -143,6 +156,21 @@ def model(types: pa.Schema) -> Model:
     torch.manual_seed(7)
     scorer = NetworkScorer.build("mlp", {"hidden": (8,)}, Features.of(preprocessing, Task()))
     return Model(scorer, preprocessing, Signature(inputs={f.name: str(f.type) for f in types}, label="is_fraud"))
+
+
+def trees(types: pa.Schema, rows: pa.Table) -> Model:
+    """Trees of XGBoost that were grown on rows of a made-up label."""
+    network = model(types)
+    encoded, design = network.preprocessing.encode(rows), Design.of(network.preprocessing, one_hot=True)
+    matrix = design.matrix(encoded.numbers, encoded.codes, np.float32)
+    labels = matrix.sum(axis=1) > np.median(matrix.sum(axis=1))
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(matrix, labels), 5)
+    return replace(network, scorer=BoosterScorer(booster, design, Task()))
+
+
+def asked() -> list[dict[str, Any]]:
+    """Rows of all kinds."""
+    return [row(user_id=i % 4, amount=0.1 * i * i, items=i % 5, channel="web" if i % 3 else "shop") for i in range(24)]
 
 
 def run(checkpoint: Path, features: list[str]) -> Run:

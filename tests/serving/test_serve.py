@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pytest
-from shop import HOUR, NOON, Shop, bits, row, service, spending, traffic
+from shop import HOUR, NOON, Shop, asked, bits, model, row, service, spending, traffic, trees
 
 import mlray as ml
 from mlray._ray_compat import serve_address
@@ -28,8 +29,8 @@ def free_port() -> int:
         return port
 
 
-def config(port: int) -> Config:
-    return Config(port=port, allow_at=True, cpus=0.5, log_seconds=600, ingest=("purchases",))
+def config(port: int, **more: object) -> Config:
+    return Config(port=port, allow_at=True, cpus=0.5, log_seconds=600, ingest=("purchases",), **more)  # type: ignore[arg-type]
 
 
 def start(shop: Shop, settings: Config, **changed: object) -> Running:
@@ -71,6 +72,14 @@ class TestBeforeAnythingStarts:
         with pytest.raises(ConfigError, match="use lmdb://"):
             start(shop, config(free_port()), online="memory://here")
 
+    def test_a_version_that_keeps_nothing_to_be_explained_by_is_refused(self, shop: Shop) -> None:
+        with pytest.raises(ConfigError, match=r"fraud/1 keeps no background.arrow; train it with \[gates.explan"):
+            start(shop, config(free_port(), explain=True))
+
+    def test_a_model_to_explain_that_is_not_served_is_refused(self, shop: Shop) -> None:
+        with pytest.raises(UnknownName, match="did you mean 'fraud'"):
+            start(shop, config(free_port(), explain=("fruad",)))
+
     def test_two_versions_of_one_model_are_refused(self, shop: Shop) -> None:
         with pytest.raises(ConfigError, match="one version of each model, at least one; got fraud/1, fraud/1"):
             deploy(config(free_port()), [shop.version] * 2, online=shop.online, artifacts=shop.artifacts, lake="")
@@ -79,7 +88,11 @@ class TestBeforeAnythingStarts:
 @pytest.fixture(scope="module")
 def running(ray_cluster: str, shop: Shop) -> Iterator[Running]:
     del ray_cluster
-    yield start(shop, config(free_port()))
+    vectors = shop.features(asked(), NOON)
+    explained = [shop.explained("net", model(vectors.schema)), shop.explained("trees", trees(vectors.schema, vectors))]
+    settings = config(free_port(), explain=("net", "trees"))
+    yield deploy(settings, [shop.version, *explained], online=shop.online, artifacts=shop.artifacts, lake=shop.lake,
+                 current={"fraud": service()})
     undeploy()
 
 
@@ -95,7 +108,7 @@ def test_rows_are_answered_over_http_with_the_features_of_get_features_to_the_bi
 
 
 def test_it_is_ready_healthy_and_described(running: Running) -> None:
-    assert running.models == ("fraud/1",)
+    assert running.models == ("fraud/1", "net/1", "trees/1")
     for path in ("healthz", "readyz"):
         assert httpx.get(f"{running.url}/{path}").json()["status"] == "ok"
     assert httpx.get(f"{running.url}/v1/models/fraud").json()["label"] == "is_fraud"
@@ -111,6 +124,28 @@ def test_it_is_ready_healthy_and_described(running: Running) -> None:
 def test_bad_requests_are_told_why(running: Running, body: bytes, status: int, wrong: str) -> None:
     response = httpx.post(running.predict_url(), content=body)
     assert (response.status_code, wrong in response.json()["message"]) == (status, True)
+
+
+@pytest.mark.parametrize(("name", "method", "near"), [("net", "deep", 1e-9), ("trees", "tree", 1e-6)])
+def test_a_prediction_is_explained_by_what_each_feature_adds(
+    running: Running, shop: Shop, name: str, method: str, near: float
+) -> None:
+    rows = asked()[:3]
+    answer = httpx.post(f"{running.url}/v1/models/{name}/explain", json={"rows": rows, "at": NOON.isoformat()}).json()
+
+    assert (answer["method"], answer["unit"]) == (method, "log-odds")
+    for score, told in zip(answer["scores"], answer["explanations"], strict=True):
+        assert set(told["features"]) == set(shop.features(rows, NOON).column_names)
+        assert told["base"] + sum(told["features"].values()) == pytest.approx(told["output"], abs=near)
+        assert 1 / (1 + np.exp(-told["output"])) == pytest.approx(score, abs=near)
+        sizes = [abs(one) for one in told["features"].values()]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_model_that_is_not_explained_here_says_how_it_can_be(running: Running) -> None:
+    response = httpx.post(f"{running.url}/v1/models/fraud/explain", json={"row": row()})
+    assert (response.status_code, response.json()["error"]) == (403, "Forbidden")
+    assert "explain = true in [serving]" in response.json()["message"]
 
 
 def test_events_of_a_source_are_read_by_the_next_prediction(running: Running, shop: Shop) -> None:
