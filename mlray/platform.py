@@ -337,7 +337,8 @@ class Platform:
 
         gates: what the run has to find out, see `mlray.gates`; None: nothing. model: the registered model whose
         Production this one is compared with. card: what a person has to say about the model: purpose, owner, limits.
-        on_epoch, on_status: see launch.py. GateFailed where a gate fails that stops the run.
+        on_epoch, on_status: see launch.py. GateFailed where a gate fails that stops the run; ConfigError where
+        max_drop_vs_production is asked for without `model`.
         """
         from mlray.gates.job import train  # torch takes seconds to import and only this verb needs it
         from mlray.gates.judge import production_of
@@ -357,7 +358,7 @@ class Platform:
             ts,
             gates,
             loop=loop,
-            production=lambda folder: None if model is None else production_of(self.registry, model, folder),
+            production=None if model is None else lambda folder: production_of(self.registry, model, folder),
             card=card,
         )
 

@@ -89,14 +89,24 @@ def lock() -> str:
         if name in found and not need.extras:
             continue
         try:
-            found[name] = metadata.version(name).partition("+")[0]
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # of an extra that is not installed
             continue
         waiting += _needs(name, need.extras)
     if "pandera" not in found:
         raise ConfigError("a new project validates its data, which needs a package: pip install 'mlray[validation]'")
+    index = _torch_index(found["torch"])
     lines = (f"{name}=={version}" for name, version in sorted(found.items()))
-    return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *lines, ""))
+    return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *index, *lines, ""))
+
+
+def _torch_index(version: str) -> Iterator[str]:
+    """Where a build of torch is that PyPI does not have, such as 2.13.0+cpu. PyPI's own 2.13.0 needs gigabytes of CUDA
+    that a machine without a GPU does not have installed, and this lock not in it.
+    """
+    build = version.partition("+")[2]
+    if build:
+        yield f"--extra-index-url https://download.pytorch.org/whl/{build}"
 
 
 def _needs(name: str, extras: set[str]) -> Iterator[Requirement]:

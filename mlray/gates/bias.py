@@ -35,9 +35,9 @@ def examine(scored: Scored, task: Task, config: Bias) -> Result:
     yes, decided = outcomes(scored, task, config)
     single = [sliced(name, scored.columns.column(name), config.bins.get(name)) for name in config.groups]
     grouped = [*single, *(crossed(pair) for pair in combinations(single, 2) if config.crossings)]
-    tables = [_compared(fairness, slices, yes, decided, config) for slices in grouped]
+    tables = [_compared(fairness, one, yes, decided, config, i >= len(single)) for i, one in enumerate(grouped)]
     allowed = {PARITY: config.max_demographic_parity, ODDS: config.max_equalized_odds}
-    found = [(t["column"], name, t[name], limit) for t in tables for name, limit in allowed.items()]
+    found = [(t, name, t[name], limit) for t in tables for name, limit in allowed.items()]
     _, _, value, threshold = max(found, key=lambda one: -np.inf if one[2] is None else one[2] - one[3])
     problems = [*_problems(found), *_unknown(tables)]
     return Result(
@@ -63,7 +63,12 @@ def outcomes(scored: Scored, task: Task, config: Bias) -> tuple[NDArray[np.bool_
 
 
 def _compared(
-    fairness: Any, slices: Slices, yes: NDArray[np.bool_], decided: NDArray[np.bool_], config: Bias
+    fairness: Any,
+    slices: Slices,
+    yes: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
+    config: Bias,
+    is_crossed: bool,
 ) -> dict[str, Any]:
     """Per group its rows and shares, and the differences between the groups that are large enough."""
     lines = [_group(name, yes[rows], decided[rows], config) for name, rows in slices.each()]
@@ -84,6 +89,7 @@ def _compared(
     known = [one for name in rates_of_odds if (one := differences[name]) is not None]
     return {
         "column": slices.column,
+        "crossed": is_crossed,
         "groups": lines,
         PARITY: differences["selection_rate"],
         ODDS: max(known) if known else None,
@@ -118,18 +124,18 @@ def _rates(
     return [rates.get(code) for code in range(len(taking_part))], float(frame.difference(method="between_groups"))
 
 
-def _problems(found: Sequence[tuple[str, str, float | None, float]]) -> Iterator[str]:
-    for column, name, value, limit in found:
-        if value is None and " x " not in column:
-            yield f"{name} by {column}: fewer than two groups have enough rows to be compared"
+def _problems(found: Sequence[tuple[Mapping[str, Any], str, float | None, float]]) -> Iterator[str]:
+    for table, name, value, limit in found:
+        if value is None and not table["crossed"]:
+            yield f"{name} by {table['column']}: fewer than two groups have enough rows to be compared"
         elif value is not None and value > limit:
-            yield f"{name} by {column} differs by {value:.4f}, allowed are {limit:g}"
+            yield f"{name} by {table['column']} differs by {value:.4f}, allowed are {limit:g}"
 
 
 def _unknown(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Equalised odds are of both labels: of one alone they are not known, and nothing passes."""
     for table in tables:
-        if table[ODDS] is not None and table["unknown"] and " x " not in table["column"]:
+        if table[ODDS] is not None and table["unknown"] and not table["crossed"]:
             yield f"{ODDS} by {table['column']}: fewer than two groups have enough rows for a {table['unknown']}"
 
 
@@ -138,5 +144,13 @@ def _left_out(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for size in ("small", "empty"):
             names = [line["group"] for line in table["groups"] if line["size"] == size]
             if names:
-                shown = "; ".join(names[:10]) + ("; ..." if len(names) > 10 else "")
-                yield f"by {table['column']}, {size} and not compared: {shown}"
+                yield f"by {table['column']}, {size} and not compared: {_shown(names)}"
+        for rate, label in (("true_positive_rate", "yes"), ("false_positive_rate", "no")):
+            names = [one["group"] for one in table["groups"] if one["size"] == "compared" and one[rate] is None]
+            if names:
+                told = f"too few rows labelled {label}, {rate.replace('_', ' ')} not compared"
+                yield f"by {table['column']}, {told}: {_shown(names)}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    return "; ".join(names[:10]) + ("; ..." if len(names) > 10 else "")

@@ -2,8 +2,9 @@
 that is in Production? Every figure that a rule looks at has a bootstrap interval; rules look at the figure itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mlray.gates.result import Result
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Evaluation
 from mlray.gates.slices import Slices, sliced
-from mlray.training.task import Task
+from mlray.training.task import BINARY, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +27,14 @@ class Incumbent:
     why: str | None = None
 
 
-def evaluate(scored: Scored, task: Task, config: Evaluation, incumbent: Incumbent | None = None) -> Result:
-    """The result. ConfigError for a metric that the task does not have."""
+NOT_ASKED = "no model was named with whose version in Production this one could be compared"
+NOTHING_THERE = "there is no version in Production to compare with"
+
+
+def evaluate(
+    scored: Scored, task: Task, config: Evaluation, incumbent: Incumbent | None = None, alone: str = NOTHING_THERE
+) -> Result:
+    """The result. alone: what is said where there is no incumbent. ConfigError for a metric that is not the task's."""
     values = task.metrics(scored.labels, scored.predictions)
     metric = config.metric or task.metric
     if metric not in values:
@@ -43,12 +50,13 @@ def evaluate(scored: Scored, task: Task, config: Evaluation, incumbent: Incumben
     if lost:
         problems.append(f"the prediction of {lost:,} test rows is no number")
     notes = [f"Production is {incumbent.reference}: {incumbent.why}"] if incumbent and incumbent.why else []
+    notes += [] if incumbent else [alone]
     return Result(
         passed=not problems,
         value=values[metric],
         threshold=config.threshold,
         problems=tuple(problems),
-        notes=tuple(notes if incumbent else ["there is no version in Production to compare with"]),
+        notes=(*notes, *_not_judged(slices)),
         details={
             "metric": metric,
             "greater": judge.greater,
@@ -87,11 +95,24 @@ class _Judge:
 
     def _slice(self, slices: Slices, name: str, rows: NDArray[np.int64], number: int) -> dict[str, Any]:
         line: dict[str, Any] = {"column": slices.column, "slice": name, "rows": len(rows)}
-        if len(rows) < self.config.min_rows:
-            return line | {"value": None, "low": None, "high": None, "small": True}
+        why = self._too_few(rows)
+        if why is not None:
+            return line | {"value": None, "low": None, "high": None, "small": True, "why": why}
         value = self.task.metrics(self.scored.labels[rows], self.scored.predictions[rows])[self.metric]
+        if not np.isfinite(value):
+            why = f"{self.metric} is no number"
+            return line | {"value": None, "low": None, "high": None, "small": False, "why": why}
         low, high = self._interval(rows, 1 + self.config.slices.index(slices.column), number)
-        return line | {"value": value, "low": low, "high": high, "small": False}
+        return line | {"value": value, "low": low, "high": high, "small": False, "why": None}
+
+    def _too_few(self, rows: NDArray[np.int64]) -> str | None:
+        """Why nothing can be said of these rows; None where they are enough."""
+        if len(rows) < self.config.min_rows:
+            return f"fewer than {self.config.min_rows} rows"
+        yes = int((self.scored.labels[rows] > 0).sum())
+        if self.task.kind == BINARY and self.metric == "auc" and min(yes, len(rows) - yes) < self.config.min_of_label:
+            return f"fewer than {self.config.min_of_label} rows of label {int(yes < len(rows) - yes)}"
+        return None
 
     def beside(self, incumbent: Incumbent | None) -> dict[str, Any] | None:
         """The incumbent on the same rows, and by how much this model is better (less than 0: worse)."""
@@ -114,13 +135,18 @@ class _Judge:
         if self.config.threshold is not None and self._worse(value, self.config.threshold):
             yield f"{self.metric} is {value:.4f} on {len(self.scored):,} test rows, asked for {self.config.threshold:g}"
 
-    def too_bad_slices(self, lines: list[dict[str, Any]]) -> Iterator[str]:
+    def too_bad_slices(self, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Slices that are worse than asked for, and columns of which no slice could be asked."""
         asked = self.config.slice_threshold
+        if asked is None:
+            return
         for line in lines:
-            known = not line["small"] and not np.isnan(line["value"])
-            if asked is not None and known and self._worse(line["value"], asked):
+            if line["why"] is None and self._worse(line["value"], asked):
                 where = f"{line['column']} = {line['slice']} ({line['rows']:,} rows)"
                 yield f"{self.metric} is {line['value']:.4f} for {where}, asked for {asked:g}"
+        for column, those in groupby(lines, key=lambda line: line["column"]):
+            if all(line["why"] is not None for line in those):
+                yield f"no slice by {column} has enough rows to ask it for {self.metric} {asked:g}"
 
     def dropped(self, beside: Mapping[str, Any] | None) -> Iterator[str]:
         allowed = self.config.max_drop_vs_production
@@ -139,3 +165,15 @@ class _Judge:
         one = statistic(self.task, self.metric, self.scored.labels[rows], self.scored.predictions[rows])
         drawn = replicates([one], len(rows), samples=self.config.samples, seed=(self.config.seed, *seed))
         return interval(drawn[:, 0], self.config.level)
+
+
+def _not_judged(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The slices that no rule has looked at, by column and reason, the ten largest of each."""
+    left: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["why"] is not None:
+            left.setdefault((line["column"], line["why"]), []).append(line)
+    for (column, why), those in left.items():
+        largest = sorted(those, key=lambda line: -int(line["rows"]))
+        shown = "; ".join(f"{line['slice']} ({line['rows']:,} rows)" for line in largest[:10])
+        yield f"by {column}, not judged, as of {why}: {shown}{'; ...' if len(those) > 10 else ''}"

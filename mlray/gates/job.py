@@ -14,6 +14,7 @@ from typing import Any
 
 from mlray.errors import ConfigError, GateFailed
 from mlray.gates import data_validation, leakage
+from mlray.gates.evaluation import NOT_ASKED
 from mlray.gates.expectations import load_suite, run_suite
 from mlray.gates.judge import Judge, Production, Results
 from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence
@@ -33,13 +34,15 @@ def train(
     gates: Gates,
     *,
     loop: Callable[[Any], Run],
-    production: Callable[[Path], Production | None] = lambda _: None,
+    production: Callable[[Path], Production | None] | None = None,
     card: Mapping[str, str] = {},
 ) -> Run:
     """Trains, with its gates. loop: trains on a training set as `config` says. production: puts the checkpoint of what
-    is in Production into an empty folder; called after the loop. card: what a person has to say about the model.
-    GateFailed where a gate stops the run.
+    is in Production into an empty folder; called after the loop; None: there is no model to compare with. card: what a
+    person has to say about the model. GateFailed where a gate stops the run; ConfigError where a rule of `gates` asks
+    for a comparison that `production` does not allow.
     """
+    check_comparable(gates, production)
     kind = read_columns(ts, config, asked_kind(config)).task
     terms, ts = Terms.of(config), kept(ts)
     found = data_results(terms, ts, kind, gates)
@@ -47,13 +50,26 @@ def train(
     run = loop(ts)
     judge = Judge(terms, ts, gates, run)
     with TemporaryDirectory(dir=terms.storage, prefix=".production-") as folder:
-        found |= judge.results(production(Path(folder, "model")))
+        if production is None:
+            found |= judge.results(None, NOT_ASKED)
+        else:
+            found |= judge.results(production(Path(folder, "model")))
     if card:
         write_card(run.checkpoint, card)
         found["model_card"] = card_result(card)
     report = judge.write(found)
     refuse(found, gates, f"see {report}")
     return run
+
+
+def check_comparable(gates: Gates, production: Any) -> None:
+    """ConfigError where a rule compares with Production and no model is named that could have one."""
+    asked = gates.evaluation
+    if production is None and asked is not None and asked.max_drop_vs_production is not None:
+        raise ConfigError(
+            f"[gates.evaluation] max_drop_vs_production={asked.max_drop_vs_production:g} compares with a version in "
+            "Production, and no model is named that has one; say platform.train(..., model='fraud'), or leave it out"
+        )
 
 
 def card_result(card: Mapping[str, str]) -> Result:

@@ -53,14 +53,14 @@ class Judge:
         self.model = load_model(self.checkpoint)
         self.task = self.model.task
 
-    def results(self, production: Production | None) -> Results:
-        """What is found out about the model."""
+    def results(self, production: Production | None, alone: str = evaluation.NOTHING_THERE) -> Results:
+        """What is found out about the model. alone: what is said where there is nothing in Production."""
         incumbent, folder = self._incumbent(production)
         found: Results = {}
         self.scored = self._score(folder)
         if self.gates.evaluation is not None:
             asked = self._with_threshold(self.gates.evaluation)
-            found["evaluation"] = evaluation.evaluate(self.scored, self.task, asked, incumbent)
+            found["evaluation"] = evaluation.evaluate(self.scored, self.task, asked, incumbent, alone)
         if self.gates.bias is not None:
             found["bias"] = bias.examine(self.scored, self.task, self.gates.bias)
         if self.gates.explanation is not None:

@@ -17,15 +17,19 @@ Points = Sequence[tuple[float, float]]
 
 
 def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, diagonal: bool = False) -> str:
-    """One line per series, axes from the least to the largest value. diagonal: with the line y = x. NaN is left out."""
+    """One line per series, axes from the least to the largest value. NaN is left out.
+    diagonal: with the line y = x, both axes from 0 on and to the same end.
+    """
     known = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     every = [p for points in known.values() for p in points]
     if not every:
         return f"<p>{escape(title)}: nothing to draw.</p>"
     across, up = _Axis.of([p[0] for p in every]), _Axis.of([p[1] for p in every])
+    if diagonal:
+        across = up = _Axis.of([0.0, *(end for p in every for end in p)])
     drawn = [_frame(across, up, x, y)]
     if diagonal:
-        drawn.append(_line([(0, 0), (1, 1)], across, up, "#9a9a9a", "3 3", ""))
+        drawn.append(_line([(up.low, up.low), (up.high, up.high)], across, up, "#9a9a9a", "3 3", ""))
     for i, (name, points) in enumerate(known.items()):
         drawn.append(_line(points, across, up, COLOURS[i % 5], DASHES[i % 5], name))
     return _svg(title, f"{y} over {x}: {', '.join(known)}", "".join(drawn), HEIGHT) + _legend(list(known))

@@ -4,7 +4,7 @@ It is written into the run's folder, for who looks at runs, and into the checkpo
 says nothing of when and how fast: the same run gives the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ _TITLES = {
     "explanation": "Explanation",
     "model_card": "Model card",
 }
+_FIGURES = {
+    "data_validation": "problems, at most",
+    "leakage": "what one feature tells, below",
+    "bias": "difference, at most",
+    "explanation": "error, at most",
+    "model_card": "fields that are said, at least",
+}
+_PARTS = ("train", "validation", "test")
+SHOWN = 10
+"""Lines of a long table that are not folded away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +58,15 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters |= {"figure": figure, "bar": bar}
+        environment.filters |= {"figure": figure, "bar": bar, "largest": largest}
         page: str = environment.get_template("report.html.j2").render(
             run=self.run,
             results=self.results,
             titles=_TITLES,
+            figures=self.figures(),
+            parts=_PARTS,
+            metrics=self.metrics(),
+            shown=SHOWN,
             details={name: result.details for name, result in self.results.items()},
             losses=Markup(self.losses()),
             charts=[Markup(chart) for chart in self.charts()],
@@ -60,6 +74,23 @@ class Report:
             importance=Markup(self.important()),
         )
         return page
+
+    def figures(self) -> dict[str, str]:
+        """Per gate, what its value is, and on which side of what is asked for it has to be."""
+        if "evaluation" not in self.results:
+            return _FIGURES
+        asked = self.results["evaluation"].details
+        return _FIGURES | {"evaluation": f"{asked['metric']}, at {'least' if asked['greater'] else 'most'}"}
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By metric and part; what is of no part stands under its own name alone. Nothing of how long it took."""
+        found: dict[str, dict[str, float]] = {}
+        for name, value in sorted(self.run.metrics.items()):
+            part = next((p for p in _PARTS if name.startswith(f"{p}_") or name.endswith(f"_{p}")), "")
+            if not name.startswith("seconds"):
+                short = name.removeprefix(f"{part}_").removesuffix(f"_{part}") if part else name
+                found.setdefault(short, {})[part] = value
+        return found
 
     def losses(self) -> str:
         """Loss of training, and the validation's where the task has one in the same unit, by epoch."""
@@ -130,22 +161,40 @@ def write_report(html: str, paths: Sequence[Path]) -> None:
         aside.replace(path)
 
 
+def largest(lines: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The lines in their order by value, the largest first; of several values by the first two."""
+
+    def size(line: tuple[str, Any]) -> float:
+        values = [line[1]] if isinstance(line[1], int | float) else [line[1]["at"], line[1]["until"]]
+        return max((float(v) for v in values if v is not None and np.isfinite(v)), default=float("-inf"))
+
+    return sorted(lines.items(), key=size, reverse=True)
+
+
 def figure(value: Any) -> str:
-    """A number for people: four digits, thousands apart; '-' for none."""
+    """A number for people: four digits after the point, thousands apart; '-' for none."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "-"
     if isinstance(value, bool | str):
         return str(value)
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int) or abs(value) >= 1000 or value == round(value):
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.2g}"
 
 
-def bar(line: Mapping[str, Any]) -> Markup:
-    """An interval as a small picture between 0 and 1; nothing where it is not known, or outside."""
-    low, value, high = (line.get(name) for name in ("low", "value", "high"))
-    if low is None or value is None or high is None or not 0 <= low <= value <= high <= 1:
+def bar(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Markup:
+    """An interval as a small picture between the least and the largest of all lines; nothing where it is not known."""
+    low, value, high = (_known(line.get(name)) for name in ("low", "value", "high"))
+    ends = [end for one in lines for name in ("low", "high") if (end := _known(one.get(name))) is not None]
+    if low is None or value is None or high is None or max(ends) <= min(ends):
         return Markup("")
+    a, b, c = (4 + 152 * (one - min(ends)) / (max(ends) - min(ends)) for one in (low, value, high))
     return Markup(
-        f'<svg width="120" height="12" aria-hidden="true"><line x1="0" y1="6" x2="120" y2="6" class="grid"/>'
-        f'<line x1="{120 * low:.1f}" y1="6" x2="{120 * high:.1f}" y2="6" stroke="#0b5fa5" stroke-width="3"/>'
-        f'<circle cx="{120 * value:.1f}" cy="6" r="4" fill="#0b5fa5"/></svg>'
+        f'<svg width="160" height="14" aria-hidden="true"><line x1="0" y1="7" x2="160" y2="7" class="grid"/>'
+        f'<line x1="{a:.1f}" y1="7" x2="{c:.1f}" y2="7" stroke="#0b5fa5" stroke-width="3"/>'
+        f'<line x1="{b:.1f}" y1="1" x2="{b:.1f}" y2="13" stroke="#1b1b1b" stroke-width="2"/></svg>'
     )
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None

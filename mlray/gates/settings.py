@@ -56,8 +56,9 @@ class Evaluation:
     """metric: of the task, that the rules look at; None: its first one. threshold: the worst that may be; None: the one
     of the training's configuration, where the metric is AUC.
     max_drop_vs_production: by how much it may be worse than Production on the same rows. slices: columns of the
-    training set; bins: by column, into how many quantiles. slice_threshold: the worst that a slice of at least
-    `min_rows` rows may be. samples, level, seed: of the bootstrap. stop: a failure ends the run.
+    training set; bins: by column, into how many quantiles. slice_threshold: the worst that a slice may be that is
+    judged: of at least `min_rows` rows, and for an AUC of two classes `min_of_label` of either. samples, level, seed:
+    of the bootstrap. stop: a failure ends the run.
     """
 
     metric: str | None = None
@@ -66,6 +67,7 @@ class Evaluation:
     slices: tuple[str, ...] = ()
     bins: Mapping[str, int] = field(default_factory=dict)
     min_rows: int = 200
+    min_of_label: int = 10
     slice_threshold: float | None = None
     samples: int = 200
     level: float = 0.95
@@ -76,8 +78,15 @@ class Evaluation:
         for name in self.bins:
             if name not in self.slices:
                 raise ConfigError(f"[gates.evaluation] bins: column '{name}' is not among slices={list(self.slices)}")
-        if not 0 < self.level < 1 or self.samples < 1 or self.min_rows < 1:
-            raise ConfigError("[gates.evaluation] level is between 0 and 1, samples and min_rows are at least 1")
+        if not 0 < self.level < 1 or min(self.samples, self.min_rows, self.min_of_label) < 1:
+            raise ConfigError(
+                "[gates.evaluation] level is between 0 and 1, samples, min_rows and min_of_label are at least 1"
+            )
+        if self.slice_threshold is not None and not self.slices:
+            raise ConfigError(
+                f"[gates.evaluation] slice_threshold={self.slice_threshold} is for slices, and none are named; "
+                'say slices = ["country"], columns of the training set, or leave it out'
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

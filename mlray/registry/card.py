@@ -76,6 +76,7 @@ def card_of(
         Section("Features", table=list(_features(version))),
         Section("Metrics", table=list(_metrics(version, evaluation.get("whole", {})))),
         Section("Metrics by slice", table=[_flat(line) for line in evaluation.get("slices", ())]),
+        Section("What it goes by", table=list(_importance(found.get("explanation", {}).get("details", {})))),
         Section("Metrics by group", table=list(_groups(found.get("bias", {}).get("details", {})))),
         Section("Gates", table=[_gate(name, gate, found.get(name, {})) for name, gate in sorted(gates.items())]),
         Section("Approvals", table=[_approval(one) for one in approvals]),
@@ -160,8 +161,15 @@ def _metrics(version: ModelVersion, whole: Mapping[str, Any]) -> Iterator[Row]:
 
 def _flat(line: Mapping[str, Any]) -> Row:
     head = {"column": str(line["column"]), "slice": str(line["slice"]), "rows": f"{line['rows']:,}"}
-    value = "too few rows" if line.get("small") else _figure(line.get("value"))
+    why = line.get("why") or ("too few rows" if line.get("small") else None)
+    value = f"not judged: {why}" if why else _figure(line.get("value"))
     return {**head, "value": value, "interval": _interval(line)}
+
+
+def _importance(explanation: Mapping[str, Any]) -> Iterator[Row]:
+    """The features by what they add to a prediction, the mean of their sizes, the largest first."""
+    for name, value in explanation.get("importance", {}).items():
+        yield {"feature": name, "adds or takes, on average": _figure(value), "unit": explanation.get("unit", "")}
 
 
 def _groups(bias: Mapping[str, Any]) -> Iterator[Row]:

@@ -66,6 +66,14 @@ def test_a_group_without_a_positive_has_no_true_positive_rate_and_not_zero() -> 
     assert equalized_odds_difference(labels, (noise >= 0.5).astype(int), sensitive_features=GROUP) > 0.4
 
 
+def test_a_large_group_with_few_of_a_label_is_named_too() -> None:
+    group = RANDOM.choice(["a", "b", "c"], ROWS)
+    labels = np.where(group == "c", 0.0, LABELS)
+    result = found(FAIR, {"group": group}, labels, max_equalized_odds=1.0, max_demographic_parity=1.0)
+    assert result.passed  # a and b are compared in both, c in what can be said of it
+    assert result.notes == ("by group, too few rows labelled yes, true positive rate not compared: c",)
+
+
 def test_groups_are_crossed_and_a_crossing_without_rows_is_named_as_empty() -> None:
     other = np.where(GROUP == "a", "x", RANDOM.choice(["x", "y"], ROWS))
     result = found(FAIR, {"group": GROUP, "other": other})

@@ -56,6 +56,29 @@ def test_each_slice_is_judged_but_one_of_few_rows_which_is_named_as_such() -> No
     assert result.problems == ("auc is 0.5000 for country = FR (490 rows), asked for 0.6",)
     assert lines["DE"]["value"] == auc(LABELS[:1500], GOOD[:1500])
     assert (lines["PT"]["rows"], lines["PT"]["small"], lines["PT"]["value"]) == (10, True, None)
+    assert result.notes[-1] == "by country, not judged, as of fewer than 100 rows: PT (10 rows)"
+
+
+def test_a_slice_of_one_class_is_named_as_not_judged_and_its_threshold_does_not_pass_it() -> None:
+    ours = np.where(COUNTRY == "FR", 0.0, LABELS)  # in FR nobody ever buys
+    scored = Scored(labels=ours, predictions=GOOD, columns=pa.table({"country": COUNTRY}))
+    asked = Evaluation(samples=10, slices=("country",), slice_threshold=0.6)
+    result = evaluate(scored, Task(), asked)
+    line = next(line for line in result.details["slices"] if line["slice"] == "FR")
+    assert (line["rows"], line["value"], line["why"]) == (490, None, "fewer than 10 rows of label 1")
+    assert result.passed  # by what could be judged: DE
+    assert "by country, not judged, as of fewer than 10 rows of label 1: FR (490 rows)" in result.notes
+
+
+def test_where_no_slice_can_be_judged_a_threshold_for_slices_is_not_met() -> None:
+    result = found(GOOD, slices=("country",), min_rows=5000, slice_threshold=0.6)
+    assert result.problems == ("no slice by country has enough rows to ask it for auc 0.6",)
+    assert found(GOOD, slices=("country",), min_rows=5000).passed  # nothing is asked of them
+
+
+def test_a_threshold_for_slices_without_slices_is_refused_when_it_is_declared() -> None:
+    with pytest.raises(ConfigError, match=r"slice_threshold=0.6 is for slices, and none are named"):
+        Evaluation(slice_threshold=0.6)
 
 
 def test_a_model_worse_than_production_on_the_same_rows_by_more_than_allowed_fails() -> None:

@@ -1,6 +1,7 @@
 """The report: one file that needs nothing else, says what the gates said, and is the same for the same run."""
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,22 +21,25 @@ LABELS = np.tile([0.0, 1.0, 0.0, 1.0], 100)
 SCORES = np.tile([0.1, 0.4, 0.6, 0.9], 100)
 
 
-def page() -> str:
+AMOUNT = {"amount": {"at": 1.0, "until": float("nan"), "after": 0.5}}
+
+
+def page(features: dict[str, Any] = AMOUNT, **more: Result) -> str:
     columns = pa.table({"carrier": np.tile(["AA", "<b>", "AA", "UA"], 100)})
     scored = Scored(labels=LABELS, predictions=SCORES, columns=columns)
     run = Run(
-        id="shop-1", metrics={"test_auc": 0.75, "seconds": 3.0}, checkpoint="", service="shop", service_hash="ab",
-        service_definition="", sources={"buys": 4}, fingerprint="cd", spine="400 rows", features=("amount",),
+        id="shop-1", metrics={"test_auc": 0.75, "rows_test": 400.0, "seconds": 3.0, "seconds_start": 1.0},
+        checkpoint="", service="shop", service_hash="ab", service_definition="", sources={"buys": 4}, fingerprint="cd", spine="400 rows", features=("amount",),
         label="bought", config={}, provenance={},
         history=({"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.4}),
     )
     results = {
         "leakage": Result(
             passed=False, value=1.0, threshold=0.99, problems=("amount alone tells <the> label",),
-            details={"rows": 400, "features": {"amount": {"at": 1.0, "until": float("nan"), "after": 0.5}}},
+            details={"rows": 400, "features": features},
         ),
         "evaluation": evaluation.evaluate(scored, Task(), Evaluation(slices=("carrier",), min_rows=50, samples=10)),
-    }
+    } | more
     return Report(run=run, task=Task(), results=results, scored=scored).html()
 
 
@@ -52,6 +56,22 @@ def test_it_says_what_the_gates_said_and_escapes_what_came_from_data() -> None:
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
     assert html.count('<tr><th scope="row"><a href="#') == 2
+    assert '<td>auc, at least</td>\n<td class="said">none</td>' in html
+
+
+def test_metrics_stand_by_part_and_long_tables_are_folded_the_largest_first() -> None:
+    features = {f"f{i:02}": {"at": 0.5 + i / 100, "until": 0.5, "after": None} for i in range(12)}
+    html = page(features)
+    assert re.search(r'<th scope="row">auc</th><td class="n"></td><td class="n"></td><td class="n">0.7500</td>', html)
+    assert re.findall(r'<th scope="row">(f\d\d)</th>', html) == [f"f{i:02}" for i in reversed(range(12))]
+    assert "<summary>2 more features</summary>" in html
+
+
+def test_an_explanation_that_failed_is_said_and_draws_nothing() -> None:
+    details = {"method": "none", "unit": "", "base": [], "rows": 9, "importance": {}, "slices": []}
+    html = page(explanation=Result(passed=False, problems=("it cannot be explained",), details=details))
+    assert html.count("it cannot be explained") == 2
+    assert "What the model goes by" not in html
 
 
 def test_every_picture_has_a_name_for_who_does_not_see_it() -> None:
@@ -87,6 +107,6 @@ def test_axes_have_round_marks_and_nothing_to_draw_is_said() -> None:
 
 
 def test_figures_are_for_people() -> None:
-    assert [figure(value) for value in (0.123456, 12345, 12345.0, None, float("nan"), True)] == [
-        "0.1235", "12,345", "12,345", "-", "-", "True",
+    assert [figure(value) for value in (0.123456, 0.5, 0.0, 1e-6, 12345, 12345.0, None, float("nan"), True)] == [
+        "0.1235", "0.5000", "0", "1e-06", "12,345", "12,345", "-", "-", "True",
     ]

@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 
 import mlray as ml
 from mlray import hours
-from mlray.errors import DefinitionError, GateFailed, SchemaError
+from mlray.errors import ConfigError, DefinitionError, GateFailed, SchemaError
 from mlray.gates import job
 from mlray.gates.judge import Judge, production_of, unfit, unfit_at
 from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence, write_evidence
@@ -46,6 +46,13 @@ class Shop:
     config: Trainer.Config
     gates: Gates
     run: Run
+
+    def evidence(self) -> dict[str, Any]:
+        """What the run has found out, by gate."""
+        found = read_evidence(Path(self.run.checkpoint))
+        assert found is not None
+        gates: dict[str, Any] = found["gates"]
+        return gates
 
     def judged(self, gates: Gates, production: Callable[[Path], Any] = lambda _: None) -> dict[str, Result]:
         folder = Path(self.config.storage, "theirs")
@@ -115,6 +122,14 @@ def test_the_scored_rows_are_the_test_rows_and_the_figures_those_of_the_run(shop
     line = next(line for line in found["slices"] if line["slice"] == "new")
     assert line["rows"] == new.sum()
     assert line["value"] == pytest.approx(auc(labels.astype(float), scores), abs=1e-12)
+
+
+def test_a_rule_about_production_is_refused_where_no_model_is_named(shop: Shop) -> None:
+    gates = Gates(evaluation=Evaluation(max_drop_vs_production=0.01))
+    with pytest.raises(ConfigError, match=r"no model is named that has one; say platform.train\(..., model='fraud'\)"):
+        shop.platform.train(shop.config, shop.ts, gates=gates)
+    [note] = [one for one in shop.evidence()["evaluation"]["notes"] if "Production" in one]
+    assert note == "no model was named with whose version in Production this one could be compared"
 
 
 def test_a_run_is_compared_with_production_on_the_same_rows(shop: Shop) -> None:
