@@ -42,7 +42,7 @@ def init(
     where = folder or Path(name)
     for path in project.create(name, where):
         print(where / path)
-    print(f"next: cd {where} && make test run")
+    print(f"next: pip install pytest ruff && cd {where} && make test run")
 
 
 @app.command()

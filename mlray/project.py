@@ -77,12 +77,12 @@ def _place(path: PurePosixPath, words: Mapping[str, str]) -> PurePosixPath:
 
 
 def lock() -> str:
-    """The exact versions of mlray and of all that it and the gate of data validation need, as they are installed here.
+    """The exact versions of mlray and of all that it and the project's gates need, as they are installed here.
 
-    ConfigError where the latter is not.
+    ConfigError where the gates' packages are not.
     """
     found: dict[str, str] = {}
-    waiting = [Requirement("mlray[validation]")]
+    waiting = [Requirement("mlray[validation,fairness]")]
     while waiting:
         need = waiting.pop()
         name = canonicalize_name(need.name)
@@ -93,8 +93,10 @@ def lock() -> str:
         except metadata.PackageNotFoundError:  # of an extra that is not installed
             continue
         waiting += _needs(name, need.extras)
-    if "pandera" not in found:
-        raise ConfigError("a new project validates its data, which needs a package: pip install 'mlray[validation]'")
+    missing = [name for name in ("pandera", "fairlearn") if name not in found]
+    if missing:
+        needs = f"which needs {' and '.join(missing)}: pip install 'mlray[validation,fairness]'"
+        raise ConfigError(f"a new project validates its data and compares groups, {needs}")
     index = _torch_index(found["torch"])
     lines = (f"{name}=={version}" for name, version in sorted(found.items()))
     return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *index, *lines, ""))

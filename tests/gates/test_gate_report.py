@@ -29,8 +29,9 @@ def page(features: dict[str, Any] = AMOUNT, **more: Result) -> str:
     scored = Scored(labels=LABELS, predictions=SCORES, columns=columns)
     run = Run(
         id="shop-1", metrics={"test_auc": 0.75, "rows_test": 400.0, "seconds": 3.0, "seconds_start": 1.0},
-        checkpoint="", service="shop", service_hash="ab", service_definition="", sources={"buys": 4}, fingerprint="cd", spine="400 rows", features=("amount",),
-        label="bought", config={}, provenance={},
+        checkpoint="", service="shop", service_hash="ab", service_definition="",
+        sources={"buys": 4}, fingerprint="cd", spine="400 rows",
+        features=("amount",), label="bought", config={}, provenance={},
         history=({"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.4}),
     )
     results = {

@@ -21,7 +21,9 @@ FLIGHTS = ml.FeatureService("flights", features=[RECENT])
 SAID = {"purpose": "Tells late flights.", "owner": "operations", "limits": "Not for <b>refunds</b> | nor *law*."}
 EVALUATION = {"whole": {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}}, "slices": [
     {"column": "origin", "slice": "JFK", "rows": 1200, "value": 0.71, "low": 0.6, "high": 0.8, "small": False},
-    {"column": "origin", "slice": "LGA", "rows": 3, "value": None, "low": None, "high": None, "small": True}]}
+    {"column": "origin", "slice": "LGA", "rows": 3, "value": None, "low": None, "high": None, "small": True,
+     "why": "fewer than 200 rows"}]}
+REASONS = {"unit": "log-odds", "importance": {"delay_mean_1d": 0.31, "count_1h": 0.02}}
 BIAS = {"groups": [{"column": "carrier", "groups": [{"group": "AA", "rows": 1500, "selection_rate": 0.25}]}]}
 RECORDED = {"timestamp": "at", "label": "is_late", "types": {"count_1h": "int64", "delay_mean_1d": "double"},
             "spine": {"kept": "ef" * 32, "rows": 327346, "span": [0, 86_400_000_000]}}
@@ -35,7 +37,8 @@ def run(make_run):
                     provenance={"commit": "ab12", "dirty": False, "packages": {"ray": "2.60.0"},
                                 "training_set": RECORDED})
     write_card(made.checkpoint, SAID)
-    found = {"evaluation": {"details": EVALUATION, "problems": ["slice LGA is small"]}, "bias": {"details": BIAS}}
+    found = {"evaluation": {"details": EVALUATION, "problems": ["slice LGA is small"]}, "bias": {"details": BIAS},
+             "explanation": {"details": REASONS}}
     (Path(made.checkpoint) / "evidence.json").write_text(json.dumps({"gates": found}))
     results = {"evaluation": Gate(passed=True, value=0.75, threshold=0.7), "model_card": card_gate(SAID)}
     write_gates(made.checkpoint, made.id, results)
@@ -59,7 +62,8 @@ def test_a_card_tells_purpose_data_features_metrics_gates_approvals_and_limits(t
         "| delay_mean_1d | double | mean of delay over 1d of departures |",
         "| test auc | 0.75 | 0.7 to 0.8 |",
         "| origin | JFK | 1,200 | 0.71 | 0.6 to 0.8 |",
-        "| origin | LGA | 3 | too few rows |  |",
+        "| origin | LGA | 3 | not judged: fewer than 200 rows |  |",
+        "| delay_mean_1d | 0.31 | log-odds |",
         "| carrier | AA | 1,500 | 0.25 |  |  |",
         "| evaluation | passed | 0.75 | 0.7 | slice LGA is small |",
         "| model_card | passed | 3 | 3 |  |",
