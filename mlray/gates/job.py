@@ -17,6 +17,7 @@ from mlray.gates import data_validation, leakage
 from mlray.gates.evaluation import NOT_ASKED
 from mlray.gates.expectations import load_suite, run_suite
 from mlray.gates.judge import Judge, Production, Results
+from mlray.gates.ready import check_ready
 from mlray.gates.result import EVIDENCE_FILE, Result, read_evidence
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import DataValidation, Gates
@@ -39,11 +40,11 @@ def train(
 ) -> Run:
     """Trains, with its gates. loop: trains on a training set as `config` says. production: puts the checkpoint of what
     is in Production into an empty folder; called after the loop; None: there is no model to compare with. card: what a
-    person has to say about the model. GateFailed where a gate stops the run; ConfigError where a rule of `gates` asks
-    for a comparison that `production` does not allow.
+    person has to say about the model. GateFailed where a gate stops the run; ConfigError and SchemaError, before
+    anything is trained, where a gate asks for what there is not, see `ready`.
     """
-    check_comparable(gates, production)
     kind = read_columns(ts, config, asked_kind(config)).task
+    check_ready(gates, kind, list(ts.schema.names), production)
     terms, ts = Terms.of(config), kept(ts)
     found = data_results(terms, ts, kind, gates)
     refuse(found, gates, "before the first step: no model was trained")
@@ -60,16 +61,6 @@ def train(
     report = judge.write(found)
     refuse(found, gates, f"see {report}")
     return run
-
-
-def check_comparable(gates: Gates, production: Any) -> None:
-    """ConfigError where a rule compares with Production and no model is named that could have one."""
-    asked = gates.evaluation
-    if production is None and asked is not None and asked.max_drop_vs_production is not None:
-        raise ConfigError(
-            f"[gates.evaluation] max_drop_vs_production={asked.max_drop_vs_production:g} compares with a version in "
-            "Production, and no model is named that has one; say platform.train(..., model='fraud'), or leave it out"
-        )
 
 
 def card_result(card: Mapping[str, str]) -> Result:
