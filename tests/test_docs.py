@@ -21,6 +21,7 @@ import mlray
 from mlray.cli import app
 from mlray.platform import Platform
 from mlray.recipe import Recipe
+from mlray.registry import actor
 from mlray.serving.app import undeploy
 from mlray.training.trainer import Trainer
 from tests.conftest import TEST_ENVIRONMENT
@@ -62,8 +63,10 @@ def test_the_way_from_a_table_to_a_prediction_works_as_a_script_with_nothing_sta
 def joined(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The cluster of the session, which the process of a page joins; what that serves ends with the test."""
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    actor.stop()  # that of an earlier test serves another database
     yield ray_cluster
     undeploy()
+    actor.stop()
 
 
 def test_the_way_of_a_beginner_works_as_a_script_on_a_cluster_that_runs(tmp_path: Path, joined: str) -> None:

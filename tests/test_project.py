@@ -15,6 +15,7 @@ import torch
 
 from mlray.errors import ConfigError, InvalidName
 from mlray.project import create, lock, rendered
+from mlray.registry import actor
 from mlray.training.network import Features
 from mlray.training.task import Task
 from tests.conftest import TEST_ENVIRONMENT
@@ -90,6 +91,7 @@ def test_a_name_whose_package_would_hide_another_is_refused(name: str, tmp_path:
 def test_a_new_project_passes_its_tests_and_goes_from_tables_to_a_verified_model(
     tmp_path: Path, ray_cluster: str
 ) -> None:
+    actor.stop()  # that of an earlier test serves another database
     create("return-risk", tmp_path)
     recipe = (tmp_path / "recipe.toml").read_text()
     small = recipe.replace("[training] ", "[recipe.options]\norders = 1500\n\n[training] ")
