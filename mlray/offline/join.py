@@ -227,7 +227,7 @@ def answered(part: Part, context: Context) -> tuple[pa.Table, dict[BoundView, pa
         rows = placed(rows, context.schema, part.offset)
     if context.group is None:
         return rows, {}
-    spine = by_key_and_time(rows, context.group, context.timestamp)
+    spine = by_key(rows, context.group)
     answers = {}
     for read, source in zip(context.group.reads, part.events, strict=True):
         found = bucket_events(read, source, _wanted(read, spine))
@@ -257,13 +257,12 @@ def _wanted(read: Read, spine: pa.Table) -> scan.Among | None:
     return scan.Among(key, values) if values else None
 
 
-def by_key_and_time(rows: pa.Table, group: Group, timestamp: str) -> pa.Table:
-    """The rows in an order in which searches for them walk forward through the events."""
+def by_key(rows: pa.Table, group: Group) -> pa.Table:
+    """The rows in an order in which searches for them walk forward through the events; those of a key as they come."""
     keys = spine_keys(group.reads[0].bound, rows, group.types)
     names = [f"key{i}" for i in range(len(keys))]
-    by = [*names, "time", ROW]
-    frame = pl.DataFrame(pl.from_arrow(pa.table([*keys, rows.column(timestamp), rows.column(ROW)], names=by)))
-    order = frame.select(pl.arg_sort_by(by)).to_series().to_numpy()
+    frame = pl.DataFrame(pl.from_arrow(pa.table(keys, names=names)))
+    order = frame.select(pl.arg_sort_by(names, maintain_order=True)).to_series().to_numpy()
     return rows.take(pa.array(order))
 
 

@@ -26,8 +26,8 @@ from obstore.store import from_url
 from mlray.errors import Conflict, MlrayError, SchemaError
 from mlray.features.types import canonical_type
 
-ROW_GROUP = 32_768
-"""Rows of a group: as fast to read as larger ones, and the finest that is."""
+ROW_GROUP = 8_192
+"""Rows of a group: few keys need few of them. What finer and coarser ones cost: docs/design/managed_layout.md."""
 
 _HEAD = 4_096
 """Rows that are looked at to choose an encoding."""
