@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,8 @@ from mlray.online.store import OnlineStore
 
 Views = Callable[[], tuple[Sequence[FeatureView], Sequence[FeatureView]]]
 """The views of a source: those in force, and those no longer in force that are fed as long as the rows still fit."""
+Made: TypeAlias = Sequence[tuple[FeatureView, pa.Table]]
+"""Views that rows go to, each with its events in them."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -130,7 +133,7 @@ class Feed:
             self.repair()
             schema = self._columns(batches[0].rows)
             batches = [Batch(fitted(batch.rows, schema, self._who), batch.name) for batch in batches]
-            views = self._fitting_views([batch.rows for batch in batches], now)
+            made = self._made(pa.concat_tables([batch.rows for batch in batches]), now)
             with self._table:
                 appended = self._appender.append(batches)
         except (StoreError, Conflict) as error:  # not for what the rows are
@@ -140,10 +143,10 @@ class Feed:
             self._schema = None
             return [error] if len(batches) == 1 else [self.commit([batch], now)[0] for batch in batches]
         try:
-            self._push(batches, appended, views)
+            self._push(batches, appended, made)
         except MlrayError as error:
             return [error] * len(batches)
-        names = tuple(view.name for view in views)
+        names = tuple(view.name for view, _ in made)
         return [
             Ingested(self.source.name, batch.rows.num_rows, appended.version, names) if new else self.nothing
             for batch, new in zip(batches, appended.new, strict=True)
@@ -171,7 +174,7 @@ class Feed:
         """Folds the table's small files, while `commit` goes on."""
         return compaction.compact(self._path, self.source.name, self.source.timestamp, self._table)
 
-    def _push(self, batches: Sequence[Batch], appended: Appended, before: Sequence[FeatureView]) -> None:
+    def _push(self, batches: Sequence[Batch], appended: Appended, made: Made) -> None:
         """To every view, also to one that came into force during the commit; then none lacks it. Of a batch that was
         there before it is made sure, too.
         """
@@ -179,30 +182,36 @@ class Feed:
         if appended.version is None:
             self.repair()
             return
-        added = [batch.rows for batch, new in zip(batches, appended.new, strict=True) if new]
-        rows = fitted(pa.concat_tables(added), appended.schema, self._who)
-        views = [*before, *(view for view in self._views()[0] if view not in before)]
-        for view in views:
-            batch = events(view, rows)
+        pushed = self._to_push(batches, appended, made)
+        for view, batch in pushed:
             state.check_schema(self.store, view, batch.schema)
             state.push(self.store, view, batch, version=appended.version, whole=appended.version == 0)
             if view.source.timestamp and batch.num_rows:
                 self.newest = max(pc.max(batch.column(TS)).as_py(), self.newest or -(2**63))
-        seen = [state.applied(self.store, view, otherwise=appended.version) for view in views]
+        seen = [state.applied(self.store, view, otherwise=appended.version) for view, _ in pushed]
         if min(seen, default=appended.version) < appended.version or not all(appended.new):  # others commit, too
-            repair(self.store, self.source, views, self.lake)
+            repair(self.store, self.source, [view for view, _ in pushed], self.lake)
         self.complete = True
 
-    def _fitting_views(self, tables: Sequence[pa.Table], now: int) -> list[FeatureView]:
-        """The views that the rows go to; SchemaError where they do not fit one in force."""
-        rows = pa.concat_tables(tables)
+    def _to_push(self, batches: Sequence[Batch], appended: Appended, made: Made) -> Made:
+        """The views and what each gets: mostly what was made before the commit."""
+        later = [view for view in self._views()[0] if all(view != known for known, _ in made)]
+        if not later and all(appended.new) and batches[0].rows.schema.equals(appended.schema):
+            return made
+        added = [batch.rows for batch, new in zip(batches, appended.new, strict=True) if new]
+        rows = fitted(pa.concat_tables(added), appended.schema, self._who)
+        return [(view, events(view, rows)) for view in [*(view for view, _ in made), *later]]
+
+    def _made(self, rows: pa.Table, now: int) -> Made:
+        """SchemaError where the rows do not fit a view in force."""
         views, past = self._views()
-        for view in views:
-            batch = events(view, rows)
+        made = [(view, events(view, rows)) for view in views]
+        for view, batch in made:
             state.check_schema(self.store, view, batch.schema)
             if view.source.timestamp:
                 _check_latest(view.source, batch.column(TS), now, self._future)
-        return [*views, *(view for view in past if _still_fits(self.store, view, rows))]
+        fed = [(view, _still_fitting(self.store, view, rows)) for view in past]
+        return [*made, *((view, batch) for view, batch in fed if batch is not None)]
 
     def _columns(self, rows: pa.Table) -> pa.Schema:
         with self._table:
@@ -210,14 +219,15 @@ class Feed:
         return self._schema
 
 
-def _still_fits(store: OnlineStore, view: FeatureView, rows: pa.Table) -> bool:
-    """Whether a view no longer in force can take the rows; where not, it is left with a gap and becomes stale."""
+def _still_fitting(store: OnlineStore, view: FeatureView, rows: pa.Table) -> pa.Table | None:
+    """The events of a view no longer in force; None where the rows do not fit it: it has a gap then, and is stale."""
     try:
-        state.check_schema(store, view, events(view, rows).schema)
+        batch = events(view, rows)
+        state.check_schema(store, view, batch.schema)
     except SchemaError:
         _leave(store, view)
-        return False
-    return True
+        return None
+    return batch
 
 
 def _leave(store: OnlineStore, view: FeatureView) -> None:

@@ -75,6 +75,33 @@ def test_calls_that_wait_while_one_is_committed_go_together_and_each_gets_its_ow
         others[1].result()
 
 
+def test_after_a_commit_those_who_came_before_are_waited_for_until_all_are_there() -> None:
+    #  commits    [ 1: 100 s )     [ 2 3 4 )
+    #  calls      1     2 3     4           the last one came within 10 s, and then nobody else is expected
+    held, times = Held(), iter([0.0, 0.0, 0.0, 0.0, 100.0, *[100.0] * 9])
+    queue = lane(held, timer=lambda: next(times))
+    [first] = put(queue, 1)
+    assert held.begun.wait(30)
+    put(queue, 2, 3)
+    held.go.set()
+    assert first.result() == 2
+    [last] = put(queue, 4)
+    assert last.result(5) == 8
+    assert held.groups == [[1], [2, 3, 4]]
+
+
+def test_a_caller_who_does_not_come_again_is_not_waited_for_longer_than_a_tenth_of_the_commit() -> None:
+    held, times = Held(), iter([0.0, 0.0, 0.0, 0.5, *[0.5] * 9])
+    queue = lane(held, timer=lambda: next(times))
+    put(queue, 1)
+    assert held.begun.wait(30)
+    [second] = put(queue, 2)
+    held.go.set()
+    assert second.result(5) == 4
+    assert put(queue, 3)[0].result(5) == 6
+    assert held.groups == [[1], [2], [3]]
+
+
 def test_a_group_is_bounded_in_rows_and_in_calls() -> None:
     for limits, groups in (({"rows": 5}, [[1], [2, 3], [4], [9]]), ({"calls": 2}, [[1], [2, 3], [4, 9]])):
         held = Held()

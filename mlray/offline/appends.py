@@ -123,6 +123,8 @@ class Appender:
         """The table as it is now; None where there is none."""
         opened = self._opened
         if opened is not None and self._head(opened.version()) == self._seen:
+            if self._head(opened.version() + 1) is None:  # an update would list the whole log
+                return opened
             try:
                 opened.update_incremental()
                 return self._known(opened)

@@ -24,7 +24,7 @@ from redis.retry import Retry
 
 from mlray.errors import ConfigError, StoreError
 from mlray.online.redis_scripts import SCRIPTS, Call
-from mlray.online.store import shown
+from mlray.online.store import SENTINEL, shown
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ def _about(client: Any, name: str) -> dict[str, Any]:
         logger.warning("%s: INFO is forbidden; that its maxmemory-policy is noeviction cannot be checked", name)
         client.ping()
         return {}
+    if about.get("redis_mode") == "sentinel":
+        raise ConfigError(f"{name}: {SENTINEL}")
     version, policy = str(about.get("redis_version", OLDEST_SERVER)), str(about.get("maxmemory_policy", ""))
     if int(version.split(".")[0]) < OLDEST_SERVER:
         raise StoreError(f"{name} is Redis {version}; mlray needs {OLDEST_SERVER} or newer")

@@ -16,6 +16,11 @@ LONGEST_SPACE = 200
 LONGEST_SLOT = 200
 SORTED_KEY = 128
 VERSIONS = range(-(2**63), 2**63)
+SENTINEL = (
+    "Redis Sentinel is not spoken; give redis:// or rediss:// with a name that follows the primary (a proxy, DNS, a "
+    "managed service's endpoint), or any node of a Redis Cluster"
+)
+"""What one is told who names a Sentinel."""
 SCHEMES = ("lmdb", "memory", "redis", "rediss")
 
 
@@ -178,4 +183,6 @@ def _refusal(scheme: str, separator: str) -> str:
         return "the path is missing; write lmdb:///absolute/path or lmdb://relative/path"
     if scheme in ("redis", "rediss"):
         return f"the host is missing; write {scheme}://host:6379/0 or {scheme}://user:password@host:6379/0"
+    if "sentinel" in scheme:
+        return SENTINEL
     return f"there is no store '{scheme}'{did_you_mean(scheme, SCHEMES)}"

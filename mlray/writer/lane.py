@@ -1,8 +1,9 @@
 """The queue of one source: bounded, taken in groups, emptied before it ends.
 
-A call waits while the one before it is committed, and then all that wait go together; nobody waits for others to come.
-The thread that commits starts with the first call and ends when nothing waits, so an idle lane costs nothing, and a
-process that ends finishes what it has accepted.
+A call waits while the one before it is committed, and then all that wait go together. A call to an idle lane goes at
+once; but callers who were just answered, or come by habit, come again at nearly one time: after a commit they are given
+a tenth of the time that it took, until as many calls wait as did before. The thread that commits starts with the first
+call and ends when nothing waits, so an idle lane costs nothing, and a process that ends finishes what it has accepted.
 """
 
 import logging
@@ -24,6 +25,8 @@ Answer = TypeVar("Answer")
 
 LONGEST_RETRY = 60
 _SMOOTHING = 0.3
+_PATIENCE = 0.1
+"""How long a commit waits for callers to come again, of the time that the one before it took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +71,7 @@ class Lane(Generic[Batch, Answer]):
         self._queue: deque[_Call[Batch, Answer]] = deque()
         self._running = self._closed = False
         self._rows, self._rate = 0, 0.0
+        self._expected, self._patience = 0, 0.0
 
     @property
     def waiting(self) -> int:
@@ -105,6 +109,7 @@ class Lane(Generic[Batch, Answer]):
                 Thread(target=self._run, name=self.name).start()  # it waits for this lock
                 self._running = True
             self._queue.append(call)
+            self._changed.notify_all()
         return call.future
 
     def close(self) -> None:
@@ -123,11 +128,12 @@ class Lane(Generic[Batch, Answer]):
                 self._done(Done(len(group), rows, tuple(ended - call.since for call in group)))
             except Exception:  # who only watches must not stop the lane
                 logger.exception("%s: a commit could not be told of", self.name)
-            self._settle(group, answers, rows / max(ended - started, 1e-6))
+            self._settle(group, answers, max(ended - started, 1e-6))
 
     def _take(self) -> "list[_Call[Batch, Answer]]":
         """What waits, up to the limits; none ends the thread."""
         with self._changed:
+            self._changed.wait_for(self._gathered, self._patience)
             group: list[_Call[Batch, Answer]] = []
             rows = 0
             while self._queue and len(group) < self._limits.calls:
@@ -136,8 +142,14 @@ class Lane(Generic[Batch, Answer]):
                 rows += self._queue[0].rows
                 group.append(self._queue.popleft())
             self._running = bool(group)
+            self._expected = 0
             self._changed.notify_all()
             return group
+
+    def _gathered(self) -> bool:
+        """Whether all that can be expected wait, or as much as one commit takes."""
+        full = len(self._queue) >= self._limits.calls or self._rows >= self._limits.rows
+        return full or self._closed or len(self._queue) >= self._expected
 
     def _answers(self, batches: "Sequence[Batch]") -> "Sequence[Answer | Exception]":
         try:
@@ -146,11 +158,14 @@ class Lane(Generic[Batch, Answer]):
             return [error] * len(batches)
 
     def _settle(
-        self, group: "Sequence[_Call[Batch, Answer]]", answers: "Sequence[Answer | Exception]", rate: float
+        self, group: "Sequence[_Call[Batch, Answer]]", answers: "Sequence[Answer | Exception]", seconds: float
     ) -> None:
+        rows = sum(call.rows for call in group)
+        rate = rows / seconds
         with self._changed:
-            self._rows -= sum(call.rows for call in group)
+            self._rows -= rows
             self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
+            self._expected, self._patience = len(group) + len(self._queue), _PATIENCE * seconds
             self._changed.notify_all()
         for call, answer in zip(group, answers, strict=True):
             if isinstance(answer, Exception):

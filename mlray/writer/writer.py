@@ -191,7 +191,7 @@ class _Source:
 
     def repair(self) -> None:
         """Makes the views complete, if nothing else is being done; a failure is kept as `problem`."""
-        if self.feed.complete or not self._turn.acquire(blocking=False):
+        if not self._turn.acquire(blocking=False):
             return
         try:
             self.feed.repair()

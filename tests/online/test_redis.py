@@ -308,11 +308,29 @@ def test_a_scan_and_its_counts_go_over_many_pages_and_large_cells(store: OnlineS
     ("redis://:s3cret@host:port/0", "'port'"),
     ("redis://:s3cret@127.0.0.1:1/0?sokcet_timeout=1", "sokcet_timeout"),
     ("redis+tls://:s3cret@host", "there is no store 'redis\\+tls'"),
+    ("redis+sentinel://:s3cret@host:26379/mymaster", "a name that follows the primary"),
 ])
 def test_a_url_that_cannot_work_says_what_to_write(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         open_store(url)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_sentinel_is_known_and_told_apart_from_the_server_that_it_watches(tmp_path: Path) -> None:
+    port, settings = free_port(), tmp_path / "sentinel.conf"
+    settings.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n")
+    with subprocess.Popen(["redis-server", str(settings), "--sentinel"], stdout=subprocess.DEVNULL) as sentinel:
+        try:
+            until(lambda: answers(port))
+            with pytest.raises(ConfigError, match=r"Sentinel is not spoken.*a name that follows the primary"):
+                open_store(f"redis://127.0.0.1:{port}")
+        finally:
+            sentinel.kill()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(("url", "seen"), [
