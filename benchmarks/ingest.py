@@ -35,12 +35,15 @@ _RECORD = 55
 
 @dataclass(frozen=True)
 class Size:
-    """`batches` calls of `rows` events of `users`, from `callers` threads. rate: events a second of the paced run."""
+    """`batches` calls of `rows` events of `users`, from `callers` threads. rate: events a second of the paced run;
+    fewer: callers of a further run, which shows what the number of callers does.
+    """
 
     batches: int
     users: int
     rows: int = 1000
-    callers: int = 4
+    callers: int = 16
+    fewer: int = 4
     rate: int = 20_000
 
     @property
@@ -73,19 +76,21 @@ def run(size: Size, options: Options) -> bool:
         f"last one is answered; paced, all send {size.rate:,} events a second together. Ray started in "
         f"{session.start():.1f} s."
     )
+    few = replace(size, callers=size.fewer)
     runs = {"in process": _ran(size, options, False), "by the actor": _ran(size, options, True)}
+    others = {f"{who}, {few.callers} callers": _ran(few, options, who == "by the actor") for who in runs}
     floor, written = _bare_lmdb(size, options.data / "ingest-bare")
     report.table(
         "Costs",
         ["who", "seconds", "CPU s", "events/s", "events/CPU s", "age p50 s", "age p99 s", "paced p50 s", "paced p99 s"],
-        [_row(size, who, one) for who, one in runs.items()],
+        [_row(size, who, one) for who, one in (runs | others).items()],
     )
     report.text(
         f"The floor of the store alone, in this run: LMDB itself, a record of {_RECORD} bytes per event under a random "
         f"user, in commits of {size.callers * size.rows:,} that reach the disk: {floor.seconds / written * 1e6:.1f} us "
         f"an event, {floor.cpu / written * 1e6:.1f} us of CPU. A commit writes a page of 4 KiB for nearly each record."
     )
-    report.verdicts(one.verdict for one in runs.values())
+    report.verdicts(one.verdict for one in (runs | others).values())
     goals = []
     for who, one in runs.items():
         rate = size.events / one.cost.seconds

@@ -1,13 +1,15 @@
 """What the online store holds, view by view, and which of it nobody reads any more."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 
 from mlray.features.applied import Applied
 from mlray.features.catalog import service_from_text
 from mlray.features.view import FeatureView
+from mlray.online.corner import Corner
 from mlray.online.record import ViewState, space
 from mlray.online.state import event_bounds
 from mlray.online.store import OnlineStore, open_store
@@ -15,6 +17,8 @@ from mlray.registry.model_version import ModelVersion
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = 12
+CORNER = "verify~"
+"""How the names of spaces begin that are there only while something is verified."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,11 @@ def _instant(time: int | None) -> datetime | None:
 
 @contextmanager
 def empty_store(like: str, folder: str) -> Iterator[OnlineStore]:
-    """A store of its own, gone afterwards: in the folder where the store at `like` is LMDB, else in memory."""
-    store = open_store(f"lmdb://{folder}/online" if like.startswith("lmdb://") else f"memory://{folder}")
-    try:
-        yield store
-    finally:
-        for name in store.spaces():
-            store.drop(name)
-        store.close()
+    """A store of the kind at `like`, of its own and gone afterwards: of LMDB in the folder, of Redis a corner of that
+    very server, else in memory.
+    """
+    shared = like.startswith(("redis://", "rediss://"))
+    own = f"lmdb://{folder}/online" if like.startswith("lmdb://") else f"memory://{folder}"
+    held = open_store(like if shared else own)
+    with closing(held), closing(Corner(held, f"{CORNER}{token_hex(4)}~" if shared else "")) as corner:
+        yield corner

@@ -71,6 +71,28 @@ def answer(view: View, rows: Sequence[Row], key: tuple[Any, ...], q: int | None)
     return {name: _value(view, feature, known, p) for name, feature in view.features.items()}
 
 
+def statuses(
+    view: View, rows: Sequence[Row], key: tuple[Any, ...], q: int, watermark: int | None
+) -> tuple[str, int | None, dict[str, str]]:
+    """What a read says beside the values: of the newest event that q sees its status and time, and each value's status.
+    `watermark`: up to where the rows are known to be all there are.
+    """
+    clock, p = view.source.timestamp, q - view.source.lag * 1000
+    end = p // 1000 if view.closed == "right" else -(-p // 1000) - 1
+    known = [] if None in key else events(view, rows, key, q // 1000)
+    seen = [row for row in known if clock is None or row[clock] <= end]
+    time = seen[-1][clock] if seen and clock else None
+    bare = any(isinstance(feature, Latest) for feature in view.features.values())
+    old = bare and time is not None and view.ttl is not None and time < p // 1000 - view.ttl
+    stale = clock is not None and (watermark is None or q // 1000 > watermark)
+    status = "stale" if stale else "missing" if not seen else "expired" if old else "present"
+    each = {}
+    for name, value in answer(view, rows, key, q).items():
+        whole = status if isinstance(view.features[name], Latest) or stale else "present"
+        each[name] = "missing" if whole == "present" and value is None else whole
+    return status, time, each
+
+
 def events(view: View, rows: Sequence[Row], key: tuple[Any, ...], known: int) -> list[Row]:
     """The events of `key` as they were known at `known`, in the order of time and ties."""
     source, chosen = view.source, dict[Any, Row]()

@@ -3,7 +3,8 @@
 
 A world's rows arrive in any order: late, corrected, repeated, in a commit whose writer died before it told the online
 store. Between them come materialisations, restarts and other definitions of the view; and reads, of which each answer
-is what the oracle says of the rows that the store was told of. What those are, `Told` says.
+is what the oracle says of the rows that the store was told of, its statuses and event times too. What those are,
+`Told` says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from generated import KINDS, START, STEP, UTC_TIME, Aggregate, Query, World, dif
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from oracle import answer
+from oracle import Row, answer, statuses
 
 import mlray as ml
 from mlray.errors import TimeError
@@ -95,6 +96,10 @@ class Told:
         self.known, self.behind, self.since = True, set(), until - history
         self.until = until if self.until is None else max(until, self.until)
         self.rows |= {row for row in stored if (time := times[row]) is not None and time <= self.until}
+
+    def latest(self, times: Sequence[int | None]) -> int:
+        """The latest instant that a watermark may have."""
+        return max([START if self.until is None else self.until, *(times[row] or START for row in self.rows)])
 
     def latest_reach(self, times: Sequence[int | None]) -> int:
         """From when on answers must be given: as the load was asked, or so long and `LATE_READS` before the newest."""
@@ -248,6 +253,24 @@ class Schedule(RuleBasedStateMachine):
         for few in (0, ALL):  # in columns, and each row by itself
             found = Reader(self.platform.online, service, few=few).read(rows, instants(at, "at")).to_arrow()
             assert differences(replace(asked, queries=answered), found, wanted) == []
+        self.check_statuses(asked, service, told, [(key, q) for key, q in answered if q is not None], arrived)
+
+    def check_statuses(
+        self, asked: World, service: ml.FeatureService, told: Told, queries: list[Query], arrived: list[Row]
+    ) -> None:
+        """What is said beside the values, under a watermark that lies no later than what the store was told of."""
+        name = service.views[0].name
+        watermark = state.state_of(self.platform.online, service.views[0]).watermark
+        assert watermark is None or watermark <= told.latest(self.times)
+        assert watermark is None or told.until is None or watermark >= told.until
+        rows, at = question(asked, queries)
+        found = Reader(self.platform.online, service).read(rows, instants(at, "at"), status="values").to_arrow()
+        times = found[f"{name}__event_time"].cast(pa.int64()).to_pylist()
+        for i, (key, q) in enumerate(queries):
+            assert q is not None
+            row = {feature: found[f"{feature}__status"][i].as_py() for feature in asked.view.features}
+            said = found[f"{name}__status"][i].as_py(), times[i], row
+            assert said == statuses(asked.view, arrived, key, q, watermark), (key, q)
 
     def query(self, asked: World, rng: Random) -> Query:
         """A key that is there, or another; at an event, where it enters or leaves a window, or at a boundary."""

@@ -1,6 +1,7 @@
 """What the online store holds, and what is dropped of it: only what nobody reads."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import mlray as ml
 from mlray import days
 from mlray.features.catalog import service_hash, service_text
 from mlray.online.state import space
-from mlray.online.store import Cell
+from mlray.online.store import Cell, open_store
 from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
-from mlray.spaces import Dropped, SpaceStats, drop_unread, space_stats
+from mlray.spaces import Dropped, SpaceStats, drop_unread, empty_store, space_stats
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PAID = ml.DeltaSource("payments", path="payments", timestamp="at")
@@ -108,3 +109,21 @@ def test_a_platform_asks_its_registry_what_is_pinned(platform: ml.Platform) -> N
 def test_the_definition_in_force_still_answers_after_gc(platform: ml.Platform) -> None:
     drop_unread(platform.online, platform.applied, [])
     assert platform.get_features("fraud", [{"user_id": 7}], at=NOON).to_pylist() == [{"count_3d": 2}]
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb", "redis"])
+def test_what_is_only_verified_lies_in_a_store_of_the_kind_in_use_apart_and_is_gone_afterwards(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = f"{request.getfixturevalue('redis_url')}?db=4" if kind == "redis" else f"{kind}://{tmp_path}/online"
+    with closing(open_store(url)) as used:
+        used.write("paid", [Cell(b"k", b"", 1, b"in use")], state=b"in use")
+        with empty_store(url, f"{tmp_path}/own") as empty:
+            assert (empty.spaces(), empty.state("paid"), empty.read([("paid", [b"k"])])[0].state) == ([], None, None)
+            empty.write("paid", [Cell(b"k", b"", 2, b"another")], state=b"another", over=None)
+            [held] = empty.read([("paid", [b"k"])])
+            assert (held.state, held.cells[0][0].value, empty.stats("paid").cells) == (b"another", b"another", 1)
+            assert [cell.value for cell in empty.scan("paid")] == [b"another"]
+            assert [name.startswith("verify~") for name in used.spaces()] == [False] + [True] * (kind == "redis")
+        assert (used.spaces(), used.state("paid")) == (["paid"], b"in use")
+        used.drop("paid")

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -50,9 +50,8 @@ def writer(platform: ml.Platform) -> RemoteWriter:
     return found
 
 
-def in_actor(platform: ml.Platform, function: Any) -> Any:
-    handle = ray.get_actor(writer(platform).name, namespace=NAMESPACE)
-    return ray.get(handle.__ray_call__.remote(function))
+def pid(handle: Any) -> int:
+    return int(ray.get(handle.__ray_call__.remote(lambda _: os.getpid())))
 
 
 def total(platform: ml.Platform) -> int:
@@ -72,19 +71,42 @@ def test_where_a_writer_runs_a_platform_ingests_through_it(platform: ml.Platform
         platform.ingest("payments", rows(1).append_column("colour", pa.array(["red"])))
 
 
-def test_a_killed_writer_is_started_again_and_repeated_calls_count_once(platform: ml.Platform) -> None:
-    before, killed = total(platform), in_actor(platform, lambda _: os.getpid())
+ENDS = {
+    "SIGKILL": lambda writer: os.kill(pid(writer), signal.SIGKILL),
+    "SIGTERM": lambda writer: os.kill(pid(writer), signal.SIGTERM),
+    "told by Ray to end": lambda writer: writer.__ray_terminate__.remote(),
+}
+"""How a writer ends that nobody has told to stop; Ray starts it again, or its next caller."""
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_writer_that_is_ended_is_started_again_and_repeated_calls_count_once(
+    platform: ml.Platform, end: Callable[[Any], Any], request: pytest.FixtureRequest
+) -> None:
+    before, handle = total(platform), ray.get_actor(writer(platform).name, namespace=NAMESPACE)
+    ended = pid(handle)
 
     def push(number: int) -> int:
-        return platform.ingest("payments", rows(100), idempotency_key=f"push-{number}").rows
+        return platform.ingest("payments", rows(100), idempotency_key=f"{request.node.name}-{number}").rows
 
     with ThreadPoolExecutor(4) as threads:
         pending = [threads.submit(push, number) for number in range(20)]
         pending[0].result()
-        os.kill(killed, signal.SIGKILL)
+        end(handle)
         for each in pending:
             each.result()
-    assert (total(platform), in_actor(platform, lambda _: os.getpid()) != killed) == (before + 2000, True)
+    after = pid(ray.get_actor(writer(platform).name, namespace=NAMESPACE))
+    assert (total(platform), after != ended) == (before + 2000, True)
+
+
+def test_what_a_writer_answered_before_sigterm_is_there_and_nothing_counts_twice(platform: ml.Platform) -> None:
+    before, handle = total(platform), ray.get_actor(writer(platform).name, namespace=NAMESPACE)
+    pending = [handle.ingest.remote(payments, rows(1), None) for _ in range(200)]
+    ray.get(pending[0])
+    os.kill(pid(handle), signal.SIGTERM)
+    done = sum(one.rows for one in _answered(pending))
+    platform.ingest("payments", rows(1000), idempotency_key="makes complete what was left")
+    assert before + 1000 + done <= total(platform) <= before + 1000 + 200
 
 
 def test_a_call_without_a_key_is_told_where_its_writer_died(platform: ml.Platform) -> None:
