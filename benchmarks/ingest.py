@@ -116,7 +116,7 @@ def _ran(size: Size, options: Options, actor: bool) -> Ran:
     cost = measured(lambda: _sent(platform, size, ages, lambda _: None))
     slow = replace(size, batches=max(size.batches // 4, 20))
     _sent(platform, slow, paced, _pace(size))
-    verdict = _checked(platform, size, f"{lake.name}: every user's count")
+    verdict = _checked(platform, size, f"{lake.name}, {size.callers} callers: every user's count")
     if actor:
         stop()
     return Ran(cost, ages, paced, verdict)

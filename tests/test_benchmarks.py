@@ -59,7 +59,7 @@ def test_scaling_is_checked_and_written_up(options: Options) -> None:
 def test_ingest_is_checked_and_written_up(options: Options) -> None:
     assert ingest.run(ingest.Size(batches=6, users=100, rows=20, callers=2), options)
     report = written(options, "ingest")
-    assert "| ingest-actor: every user's count | 100 | 100 | 0 |" in report
+    assert "| ingest-actor, 2 callers: every user's count | 100 | 100 | 0 |" in report
     assert "by the actor, age p99 paced" in report
 
 

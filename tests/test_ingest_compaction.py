@@ -70,6 +70,18 @@ def test_it_is_no_news_to_the_online_views(platform: ml.Platform) -> None:
     assert online(platform) == (145, False)
 
 
+def test_a_vacuum_takes_the_folded_files_but_those_of_versions_that_it_is_to_keep(platform: ml.Platform) -> None:
+    platform.compact("payments")
+    table(platform).vacuum(
+        retention_hours=0, dry_run=False, enforce_retention_duration=False, keep_versions=[4], full=True
+    )
+    assert (amounts(platform), amounts(platform, 4)) == ([*range(10)], [*range(5)])
+    with pytest.raises(FileNotFoundError):
+        amounts(platform, 8)
+    platform.ingest("payments", rows(100))
+    assert online(platform) == (145, False)
+
+
 def test_a_commit_that_was_not_pushed_before_a_fold_is_pushed_after_it(platform: ml.Platform) -> None:
     delta.append(f"{platform.settings.lake}/payments", rows(1000), "a process that died here")
     platform.compact("payments")
