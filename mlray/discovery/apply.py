@@ -37,4 +37,5 @@ def apply(applied: Applied, registry: Callable[[], Registry], service: FeatureSe
     back = tuple(thing for thing in applied.dropped() if thing.is_read_by(service.name, service.views))
     if not back:
         return applied.apply(service)
-    return registry().apply_again(back, Applying(applied.lake, service_text(service), back))
+    text = service_text(service)
+    return registry().apply_again(text, Applying(applied.lake, text, back))

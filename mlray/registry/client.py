@@ -5,7 +5,7 @@ import getpass
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -106,8 +106,8 @@ class Registry:
         """Uploads the run's checkpoint and gives it the next version of `name`; `alias` points at it from then on.
 
         The same `idempotency_key` (1 to 255 characters, per model) with the same checkpoint answers the version
-        made the first time; with another checkpoint it is a Conflict. PickleRefused for a checkpoint that holds a
-        pickle, unless `allow_pickle`: such a version never goes beyond Staging.
+        made the first time; with another checkpoint, or of another user, it is a Conflict. PickleRefused for a
+        checkpoint that holds a pickle, unless `allow_pickle`: such a version never goes beyond Staging.
         """
         checked_name("model", name)
         if alias is not None:
@@ -294,9 +294,9 @@ class Registry:
         """Takes a view, a source or a service out of force, by what `catalog` does; see `mlray.discovery.drop`."""
         return self._rules.drop_definition(thing, catalog, call=self._call())
 
-    def apply_again(self, things: Sequence[Thing], catalog: Applying[Done]) -> Done:
-        """Puts in force what was dropped, by what `catalog` does; see `mlray.discovery.apply`."""
-        return self._rules.apply_again(things, catalog, call=self._call())
+    def apply_again(self, definition: str, catalog: Applying[Done]) -> Done:
+        """Puts a service in force of which something was dropped, by what `catalog` does: see `mlray.discovery`."""
+        return self._rules.apply_again(definition, catalog, call=self._call())
 
     def download(self, version: ModelVersion | str, directory: str | Path) -> Path:
         """A copy of the checkpoint at `directory`, every byte verified; it appears whole or not at all.

@@ -9,23 +9,26 @@ which versions are promoted, in an order in which a kill leaves too much refused
   one, whoever applies comes here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 from sqlmodel import Session, col, select
 
-from mlray.errors import Conflict, MlrayError
+from mlray.errors import Conflict, MlrayError, SchemaError, UnknownName
 from mlray.features.catalog import service_from_text
 from mlray.features.service import FeatureService
 from mlray.features.thing import Thing
 from mlray.registry.lookup import instant
 from mlray.registry.policy import LIVE
 from mlray.registry.tables import AuditRow, VersionRow
+from mlray.registry.texts import checked_text
 from mlray.registry.transaction import Transaction
 
 DROP, APPLY_AGAIN = "drop", "apply_again"
+KINDS = ("view", "source", "service")
+MAX_NAME = 300
 Done = TypeVar("Done", covariant=True)
 _UNREADABLE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MlrayError,
@@ -61,6 +64,7 @@ def drop(changing: Changing, thing: Thing, catalog: Dropping[Done]) -> Done:
 
     changing: opens a transaction of the call.
     """
+    _check(thing)
     with changing() as tx:
         if tx.repeated(DROP, kind=thing.kind, name=thing.name) is None:
             _refuse_live(tx.session, thing)
@@ -72,19 +76,34 @@ def drop(changing: Changing, thing: Thing, catalog: Dropping[Done]) -> Done:
         return catalog.take()
 
 
-def apply_again(changing: Changing, things: Sequence[Thing], catalog: Applying[Done]) -> Done:
-    """Puts in force what was dropped of the things, and what comes with it."""
+def apply_again(changing: Changing, definition: str, catalog: Applying[Done]) -> Done:
+    """Puts a service in force, by its text: all of it that was dropped is not any more."""
+    service = pinned(definition)
+    if service is None:
+        raise SchemaError(f"{definition!r:.100} is no feature service that this release can rebuild")
+
+    def gone(session: Session) -> list[Thing]:
+        return [thing for thing in dropped(session) if thing.is_read_by(service.name, service.views)]
+
     with changing() as tx:
-        if tx.repeated(APPLY_AGAIN) is None:
-            back = [thing for thing in things if thing in dropped(tx.session)]
-            tx.note(APPLY_AGAIN, after={"things": [_plain(thing) for thing in back]})
-        elif gone := [thing for thing in things if thing in dropped(tx.session)]:
-            raise Conflict(f"somebody dropped {gone[0]} at the same moment; look again")
+        back = gone(tx.session)
+        if tx.repeated(APPLY_AGAIN, service=service.name) is None:
+            tx.note(APPLY_AGAIN, after={"service": service.name, "things": [_plain(thing) for thing in back]})
+        elif back:
+            raise Conflict(f"somebody dropped {back[0]} at the same moment; look again")
         done = catalog.apply()
     with changing() as tx:
-        if not dropped(tx.session).keys() & set(things):
+        if not gone(tx.session):
             catalog.unmark()
     return done
+
+
+def _check(thing: Thing) -> None:
+    """UnknownName, InvalidName where it is no name of the catalog: it comes from anybody who holds a token."""
+    if thing.kind not in KINDS:
+        raise UnknownName.of("kind of thing to drop", str(thing.kind), KINDS)
+    for text in (thing.name, *thing.definitions):
+        checked_text("name", text, MAX_NAME)
 
 
 def _refuse_live(session: Session, thing: Thing) -> None:

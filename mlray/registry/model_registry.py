@@ -308,9 +308,9 @@ class ModelRegistry:
         """
         return definitions.drop(lambda: self._changing(call), thing, catalog)
 
-    def apply_again(self, things: Sequence[Thing], catalog: Applying[Done], *, call: Call) -> Done:
-        """Puts in force what was dropped; what `catalog` answers."""
-        return definitions.apply_again(lambda: self._changing(call), things, catalog)
+    def apply_again(self, definition: str, catalog: Applying[Done], *, call: Call) -> Done:
+        """Puts a service in force, by its text, of which something was dropped; what `catalog` answers."""
+        return definitions.apply_again(lambda: self._changing(call), definition, catalog)
 
     def add_user(self, name: str, token_sha256: str, roles: tuple[str, ...], *, call: Call) -> None:
         """A user with roles; the first one of a registry is an admin besides, and may be added by anybody."""

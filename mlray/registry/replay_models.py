@@ -101,6 +101,7 @@ def _forget(told: State, *what: str | int) -> None:
         told[kind] = {key: value for key, value in told[kind].items() if key[:size] != what}
     for kind in _LISTED:
         told[kind] = {key: value for key, value in told[kind].items() if value[:size] != what}
+    told["alias"] = {key: version for key, version in told["alias"].items() if (key[0], version) != what}
 
 
 def _key(model: str, row: dict[str, Any]) -> tuple[Any, ...]:

@@ -118,6 +118,23 @@ def test_no_rollback_returns_to_what_reads_a_dropped_view(shop):
     assert shop.team.ben.rollback("fraud").version == 1
 
 
+def test_who_says_that_something_is_dropped_and_leaves_the_catalog_alone_stops_nobody_for_long(shop):
+    class Nothing:
+        def mark(self):
+            pass
+
+        take = mark
+
+    shop.version()
+    shop.team.eve.drop_definition(replace(VIEW, definitions=("ab",)), Nothing())
+    shop.drop("spending")
+    shop.apply()
+
+    assert shop.team.ana.promote("fraud/1", stage="Production").stage == "Production"
+    with pytest.raises(MlrayError, match="there is no kind of thing to drop 'model'"):
+        shop.team.eve.drop_definition(Thing("model", "fraud"), Nothing())
+
+
 def test_applying_something_else_brings_nothing_back(shop):
     version = shop.version()
     shop.drop("spending")

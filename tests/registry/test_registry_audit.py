@@ -208,6 +208,7 @@ def test_all_that_can_be_done_with_models_and_versions_agrees_with_its_rows(team
     team.production(b"2")
     team.ben.rename("cards", "cards-eu")
     team.ana.untag("cards-eu", "a")
+    team.ana.set_alias("cards-eu", "candidate", 1)
     team.ben.delete_version("cards-eu/1")
     team.ana.set_alias("other", "candidate", 1)
     team.ana.delete("other")
