@@ -78,7 +78,7 @@ def test_a_file_too_large_to_read_whole_is_not_read(team, tmp_path):
 
 
 @pytest.mark.parametrize("evidence", ['{"gates": []}', '{"gates": {"evaluation": {"details": 1}}}', "[1]"])
-@pytest.mark.parametrize("provenance", [{}, {"dirty": "maybe"}, {"training_set": "x"}, {"copy_of": 5}])
+@pytest.mark.parametrize("provenance", [{}, {"dirty": "maybe"}, {"training_set": "x"}])
 def test_a_card_of_what_no_run_writes_is_an_error_of_the_record_and_not_of_the_server(
     http, team, evidence, provenance
 ):
