@@ -118,6 +118,14 @@ def versions(session: Session, rows: Sequence[VersionRow]) -> list[ModelVersion]
     return [_view(row, pointing[row.model, row.version], tags[row.model, row.version]) for row in rows]
 
 
+def version_rows(session: Session, keys: Sequence[Key]) -> list[VersionRow]:
+    """The versions of these keys that there are, by name and number."""
+    found: list[VersionRow] = []
+    for some in _chunks(keys):
+        found += session.exec(select(VersionRow).where(_among(VersionRow, some)))
+    return sorted(found, key=lambda row: (row.model, row.version))
+
+
 def policy_in_force(session: Session) -> Policy:
     """The policy that was put in force last, else the default."""
     row = session.exec(select(PolicyRow).order_by(col(PolicyRow.id).desc()).limit(1)).one_or_none()
@@ -146,7 +154,7 @@ def _view(row: VersionRow, aliases: Iterable[str], tags: Mapping[str, str]) -> M
     )
 
 
-def _among(table: type[AliasRow | VersionTagRow], keys: Sequence[Key]) -> ColumnElement[bool]:
+def _among(table: type[AliasRow | VersionTagRow | VersionRow], keys: Sequence[Key]) -> ColumnElement[bool]:
     """One term per model: SQLite uses no index for pairs."""
     numbers: dict[str, list[int]] = {}
     for model, version in keys:

@@ -1,104 +1,191 @@
 """A query of versions or models, run in SQL, one page at a time.
 
 A page starts after the last item of the one before (keyset), never at a count of items, so that what is registered in
-between neither shifts nor doubles anything. A tag or an alias is a condition on another table: where few rows meet it
-they are listed (`IN`), where many do the walk in order asks each version (`EXISTS`) and soon has a page. Neither
-database can be relied upon to know which it is.
+between neither shifts nor doubles anything. There are two ways to a page, and neither database can be relied upon to
+know the better one: where few rows meet a condition they are found by it and sorted; else an index is walked in the
+order asked for, and each row is asked, until there is a page.
 """
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, false, func, not_, or_, true, tuple_
+from sqlalchemy import ColumnElement, and_, func, true, tuple_
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from mlray.errors import InvalidQuery
 from mlray.registry import lookup
 from mlray.registry.canonical import canonical_json, sha256_text
-from mlray.registry.labels import START
+from mlray.registry.conditions import Asked, Condition, hidden, of_model, of_version
 from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.plain import is_number
-from mlray.registry.query import ModelQuery, Page, TagWhere, VersionQuery, Where
-from mlray.registry.tables import AliasRow, ModelRow, ModelTagRow, VersionRow, VersionTagRow
+from mlray.registry.policy import STAGES
+from mlray.registry.query import ModelQuery, Page, VersionQuery, Where
+from mlray.registry.tables import ModelRow, VersionRow
 from mlray.registry.texts import is_storable
 
-FEW = 1000
-"""So many keys are listed; where there are more, each row is asked."""
-Condition = ColumnElement[bool]
 Query = VersionQuery | ModelQuery
-Keys = dict[str, Any]
-"""The columns that an order can name; the last ones make it complete."""
 
-_OF_VERSION: Keys = {
-    "created_at": VersionRow.created_at,
-    "updated_at": VersionRow.updated_at,
-    "name": VersionRow.model,
-    "version": VersionRow.version,
-}
-_OF_MODEL: Keys = {"created_at": ModelRow.created_at, "updated_at": ModelRow.updated_at, "name": ModelRow.name}
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """What is searched. columns: what an order can name; ties: those that make it complete, the primary key.
+
+    leads: a field held at one value, to the orders that an index of it goes on with.
+    """
+
+    table: Any
+    columns: Mapping[str, Any]
+    ties: tuple[str, ...]
+    leads: Mapping[str, tuple[str, ...]]
+
+
+_VERSIONS = _Kind(
+    table=VersionRow,
+    columns={
+        "created_at": VersionRow.created_at,
+        "updated_at": VersionRow.updated_at,
+        "name": VersionRow.model,
+        "version": VersionRow.version,
+    },
+    ties=("name", "version"),
+    leads={"name": ("version", "created_at", "updated_at"), "stage": ("name",), "service": ("name",)},
+)
+_MODELS = _Kind(
+    table=ModelRow,
+    columns={"created_at": ModelRow.created_at, "updated_at": ModelRow.updated_at, "name": ModelRow.name},
+    ties=("name",),
+    leads={},
+)
+_INSTANTS = ("created_at", "updated_at")
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of the order: the column, or what hides it from every index."""
+
+    name: str
+    column: Any
+    descends: bool
 
 
 def versions(session: Session, query: VersionQuery) -> Page[ModelVersion]:
     """A page of versions; InvalidQuery for the page token of another query."""
-    conditions = [_of_version(session, one) for one in query.where]
-    rows, token = _page(session, VersionRow, query, conditions, _OF_VERSION, ("name", "version"))
+    conditions = [of_version(_dialect(session), one) for one in query.where]
+    rows, token = _page(session, _VERSIONS, query, conditions)
     return Page(items=tuple(lookup.versions(session, rows)), next_page_token=token)
 
 
 def models(session: Session, query: ModelQuery) -> Page[RegisteredModel]:
     """A page of models; InvalidQuery for the page token of another query."""
-    conditions = [_of_model(session, one) for one in query.where]
-    rows, token = _page(session, ModelRow, query, conditions, _OF_MODEL, ("name",))
+    conditions = [of_model(_dialect(session), one) for one in query.where]
+    rows, token = _page(session, _MODELS, query, conditions)
     return Page(items=tuple(lookup.models(session, rows)), next_page_token=token)
 
 
 def latest(session: Session, names: Sequence[str]) -> list[ModelVersion]:
     """Of each of these models the newest version in each stage that one is in, by name and number."""
-    numbers = select(VersionRow.model, func.max(VersionRow.version)).where(col(VersionRow.model).in_(names))
-    newest = numbers.group_by(col(VersionRow.model), col(VersionRow.stage))
-    here = tuple_(col(VersionRow.model), col(VersionRow.version)).in_(newest)
-    rows = session.exec(select(VersionRow).where(here).order_by(col(VersionRow.model), col(VersionRow.version)))
-    return list(lookup.versions(session, list(rows)))
+    columns: list[Any] = [ModelRow.name, *(_newest(stage) for stage in STAGES)]
+    found = session.execute(select_columns(*columns).where(col(ModelRow.name).in_(names)))
+    keys = sorted((name, number) for name, *numbers in found for number in numbers if number is not None)
+    return lookup.versions(session, lookup.version_rows(session, keys))
 
 
-def _page(
-    session: Session, table: Any, query: Query, conditions: list[Condition], keys: Keys, ties: Sequence[str]
-) -> tuple[list[Any], str | None]:
-    order = [(keys[name], down) for name, down in _order(query, ties)]
-    statement = select(table).where(*conditions)
-    if query.page_token is not None:
-        statement = statement.where(_after(order, _last_of(query, [column for column, _ in order])))
-    by = [col(column).desc() if down else col(column).asc() for column, down in order]
-    rows = list(session.exec(statement.order_by(*by).limit(query.limit + 1)))
+def _newest(stage: str) -> Any:
+    here = (col(VersionRow.stage) == stage, col(VersionRow.model) == ModelRow.name)
+    return select_columns(func.max(VersionRow.version)).where(*here).correlate(ModelRow).scalar_subquery()
+
+
+def _page(session: Session, kind: _Kind, query: Query, conditions: list[Asked]) -> tuple[list[Any], str | None]:
+    order = _order(kind, query)
+    last = None if query.page_token is None else _last_of(query, [kind.columns[key.name] for key in order])
+    where, order = _planned(session, kind, conditions, order)
+    rows: list[Any] = []
+    for start in _starts(order, last):
+        wanted = query.limit + 1 - len(rows)
+        rows += session.exec(_statement(kind, [*where, start], order, wanted)) if wanted else ()
     if len(rows) <= query.limit:
         return rows, None
     rows.pop()
-    return rows, _token(query, [getattr(rows[-1], column.key) for column, _ in order])
+    return rows, _token(query, [getattr(rows[-1], kind.columns[key.name].key) for key in order])
 
 
-def _order(query: Query, ties: Sequence[str]) -> list[tuple[str, bool]]:
-    """The keys and whether they descend. One that a condition holds at a single value orders nothing, and would keep an
-    index from being walked.
+def _statement(kind: _Kind, where: Sequence[Condition], order: Sequence[_Key], limit: int) -> Any:
+    """The rows of a page. Their keys are found first, which an index alone may hold; only then the rows are read."""
+    primary = [kind.columns[name] for name in kind.ties]
+    found = select_columns(*primary).where(*where).order_by(*_by(order)).limit(limit).subquery()
+    same = [col(mine) == found.c[mine.key] for mine in primary]
+    return select(kind.table).join(found, and_(*same)).order_by(*_by(order))
+
+
+def _by(order: Sequence[_Key]) -> list[ColumnElement[Any]]:
+    return [key.column.desc() if key.descends else key.column.asc() for key in order]
+
+
+def _order(kind: _Kind, query: Query) -> list[_Key]:
+    """The keys of the order. One that a condition holds at a single value orders nothing, and would keep an index from
+    being walked.
     """
     named = [(order.field, order.descending) for order in query.order_by]
-    order = named + [(tie, bool(named) and named[-1][1]) for tie in ties if tie not in dict(named)]
+    order = named + [(tie, bool(named) and named[-1][1]) for tie in kind.ties if tie not in dict(named)]
     fixed = {one.field for one in query.where if isinstance(one, Where) and one.operator == "="}
-    return [(name, down) for name, down in order if name not in fixed] or order[-1:]
+    kept = [(name, down) for name, down in order if name not in fixed] or order[-1:]
+    return [_Key(name, col(kind.columns[name]), down) for name, down in kept]
 
 
-def _after(order: list[tuple[Any, bool]], last: list[Any]) -> Condition:
-    """Strictly behind `last` in the order. Where all keys have one direction an index takes them all at once; else the
-    first is bounded by itself too.
+def _planned(
+    session: Session, kind: _Kind, conditions: list[Asked], order: list[_Key]
+) -> tuple[list[Condition], list[_Key]]:
+    """Conditions and order such that only the better way is open: by the first condition that few rows meet, or along
+    the order, with what its index begins with.
     """
-    if len({down for _, down in order}) == 1:
-        there = tuple_(*(col(column) for column, _ in order))
-        return there < tuple(last) if order[0][1] else there > tuple(last)
-    (column, down), value = order[0], last[0]
-    beyond: Condition = column < value if down else column > value
-    from_there = column <= value if down else column >= value
-    return and_(from_there, or_(beyond, and_(column == value, _after(order[1:], last[1:]))))
+    lead = [_leads(kind, one, order) for one in conditions]
+    some = next((one for one, leads in zip(conditions, lead, strict=True) if not leads and one.few(session)), None)
+    if some is None or some.found is None:
+        walked = [one.found if leads else one.asked for one, leads in zip(conditions, lead, strict=True)]
+        return [one for one in walked if one is not None], order
+    rest = [one.asked for one in conditions if one is not some]
+    return [some.found, *rest], [_Key(key.name, hidden(key.column), key.descends) for key in order]
+
+
+def _leads(kind: _Kind, one: Asked, order: list[_Key]) -> bool:
+    """Whether an index begins with the condition's field and goes on in the order."""
+    if one.found is None or one.field is None:
+        return False
+    first = order[0].name
+    if one.field != "name" and first == "name" and not _is_uniform(order):
+        return False  # an index of stages goes on in one direction only
+    return one.field == first or (one.equals and first in kind.leads.get(one.field, ()))
+
+
+def _is_uniform(order: Sequence[_Key]) -> bool:
+    return len({key.descends for key in order}) == 1
+
+
+def _starts(order: list[_Key], last: list[Any] | None) -> Iterator[Condition]:
+    """What lies strictly behind `last`, in parts that follow each other: where all keys have one direction an index
+    takes them at once; else first what differs in the last key only, then in the last but one, and so on.
+    """
+    if last is None:
+        yield true()
+    elif _is_uniform(order):
+        there = tuple_(*(key.column for key in order))
+        yield there < tuple(last) if order[0].descends else there > tuple(last)
+    else:
+        # Few rows have the same instant, so no other index is to be taken for those.
+        tied = order[0].name in _INSTANTS
+        columns = [hidden(key.column) if at and tied else key.column for at, key in enumerate(order)]
+        for at in reversed(range(len(order))):
+            same = [column == value for column, value in zip(columns[:at], last, strict=False)]
+            beyond = columns[at] < last[at] if order[at].descends else columns[at] > last[at]
+            yield and_(*same, beyond)
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
 
 
 def _token(query: Query, last: list[Any]) -> str:
@@ -121,74 +208,3 @@ def _mark(query: Query) -> str:
     """What conditions and order a token belongs to."""
     said = [[*map(str, vars(one).values())] for one in (*query.where, *query.order_by)]
     return sha256_text(canonical_json([type(query).__name__, said]))[:16]
-
-
-def _of_version(session: Session, one: Where | TagWhere) -> Condition:
-    row = (VersionRow.model, VersionRow.version)
-    if isinstance(one, TagWhere):
-        return _of_tag(session, one, VersionTagRow, row, (VersionTagRow.model, VersionTagRow.version))
-    if one.field == "alias":
-        there = (AliasRow.model, AliasRow.version)
-        if one.operator == "!=":
-            return not_(_asked(row, there, col(AliasRow.alias) == one.value))
-        return _found(session, row, there, _compared(session, AliasRow.alias, one.operator, one.value))
-    column = VersionRow.model if one.field == "name" else getattr(VersionRow, one.field)
-    return _compared(session, column, one.operator, one.value)
-
-
-def _of_model(session: Session, one: Where | TagWhere) -> Condition:
-    if isinstance(one, TagWhere):
-        return _of_tag(session, one, ModelTagRow, (ModelRow.name,), (ModelTagRow.model,))
-    return _compared(session, ModelRow.name, one.operator, one.value)
-
-
-def _of_tag(session: Session, one: TagWhere, table: Any, row: tuple[Any, ...], there: tuple[Any, ...]) -> Condition:
-    key = col(table.key) == one.key
-    meets = _compared(session, table.value, one.operator, one.value)
-    if one.or_absent:
-        return not_(_asked(row, there, and_(key, not_(meets))))
-    start = col(table.start) == str(one.value)[:START] if one.operator == "=" else true()
-    return _found(session, row, there, and_(key, start, meets))
-
-
-def _found(session: Session, row: tuple[Any, ...], there: tuple[Any, ...], meets: Condition) -> Condition:
-    """The row is among those that meet a condition in another table."""
-    some = select(*there).where(meets)
-    many = session.exec(select(func.count()).select_from(some.limit(FEW + 1).subquery())).one() > FEW
-    return _asked(row, there, meets) if many else tuple_(*map(col, row)).in_(some)
-
-
-def _asked(row: tuple[Any, ...], there: tuple[Any, ...], meets: Condition) -> Condition:
-    return exists().where(*(mine == other for mine, other in zip(row, there, strict=True)), meets)
-
-
-def _compared(session: Session, column: Any, operator: str, value: Any) -> Condition:
-    if operator == "LIKE":
-        return _like(session, column, value)
-    if operator == "ILIKE":
-        return _ilike(session, column, value)
-    return _COMPARISONS[operator](col(column), value)
-
-
-def _like(session: Session, column: Any, pattern: str) -> Condition:
-    if session.get_bind().dialect.name == "sqlite":  # whose LIKE ignores case, while its GLOB does not
-        return col(column).op("GLOB", is_comparison=True)(pattern.translate(_GLOB))
-    return col(column).like(pattern.replace("\\", "\\\\"))
-
-
-def _ilike(session: Session, column: Any, pattern: str) -> Condition:
-    if session.get_bind().dialect.name == "sqlite":
-        return col(column).like(pattern)
-    return col(column).ilike(pattern.replace("\\", "\\\\"))
-
-
-_GLOB = str.maketrans({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"})
-_COMPARISONS: dict[str, Callable[[Any, Any], Condition]] = {
-    "=": lambda column, value: column == value,
-    "!=": lambda column, value: column != value,
-    "<": lambda column, value: column < value,
-    "<=": lambda column, value: column <= value,
-    ">": lambda column, value: column > value,
-    ">=": lambda column, value: column >= value,
-    "IN": lambda column, values: column.in_(values) if values else false(),
-}

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col
 
 from mlray.registry.canonical import canonical_json
 
@@ -97,6 +97,8 @@ class VersionRow(RegistryTable, table=True):
         Index("ix_model_versions_stage", "stage", "model", "version"),
         Index("ix_model_versions_service", "service", "model", "version"),
         Index("ix_model_versions_version", "version", "model"),
+        Index("ix_model_versions_created_at", "created_at", "model", "version"),
+        Index("ix_model_versions_updated_at", "updated_at", "model", "version"),
         Index("ix_model_versions_model_updated_at", "model", "updated_at", "version"),
         Index("ix_model_versions_model_created_at", "model", "created_at", "version"),
         _one_per_model("Canary"),
@@ -121,10 +123,13 @@ class VersionRow(RegistryTable, table=True):
     source: str = Field(default="", index=True, sa_type=Text, sa_column_kwargs={"server_default": text("''")})
     description: str = Field(default="", sa_type=Text, sa_column_kwargs={"server_default": text("''")})
     author: str = Field(sa_type=Text)
-    created_at: int = Field(sa_type=BigInteger, index=True)
-    updated_at: int = Field(sa_type=BigInteger, index=True, sa_column_kwargs={"server_default": "0"})
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     stage: str = Field(default="None", sa_type=String(16), sa_column_kwargs={"server_default": "None"})
     row_version: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+
+
+Index("ix_model_versions_newest_first", col(VersionRow.model), col(VersionRow.version).desc())
 
 
 def _of_version() -> ForeignKeyConstraint:

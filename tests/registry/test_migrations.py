@@ -78,6 +78,25 @@ def test_what_the_second_schema_held_is_there_after_going_down_and_up_again(team
     assert team.ana.check_audit() is None
 
 
+def test_the_indexes_of_the_third_schema_come_and_go_with_all_data_in_place(team, urls):
+    team.production(b"1")
+    versions = [team.ana.get("fraud/1"), team.version(b"2")]
+    engine = create_engine(urls[0], poolclass=NullPool)
+
+    def sorted_by(connection):
+        found = {one["name"]: one["column_names"] for one in inspect(connection).get_indexes("model_versions")}
+        return found["ix_model_versions_created_at"], found.get("ix_model_versions_newest_first")
+
+    with engine.begin() as connection:
+        downgrade(connection, "0003")
+        assert sorted_by(connection) == (["created_at"], None)
+    assert Registry.connect(*urls, embedded=True).list("fraud") == versions
+    with engine.begin() as connection:
+        assert sorted_by(connection) == (["created_at", "model", "version"], ["model", "version"])
+
+    assert (team.ana.list("fraud"), team.ana.check_audit()) == (versions, None)
+
+
 def test_the_audit_names_what_a_way_down_has_lost(team, urls):
     team.ana.create("fraud", tags={"team": "risk"})
     engine = create_engine(urls[0], poolclass=NullPool)
@@ -115,7 +134,7 @@ def test_a_database_of_a_newer_mlray_is_refused_untouched(registry, urls, execut
     registry.models()
     execute("UPDATE alembic_version SET version_num = '9999'")
 
-    with pytest.raises(ConfigError, match="has schema 9999; this mlray knows 0001, 0002, 0003: it was"):
+    with pytest.raises(ConfigError, match="has schema 9999; this mlray knows 0001, 0002, 0003, 0004: it was"):
         Registry.connect(*urls, embedded=True).models()
 
 
