@@ -2,21 +2,29 @@
 
 import bz2
 import collections
+import functools
 import gzip
 import io
 import lzma
 import os
 import pickle
+import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
 
+import joblib
+import numpy as np
 import pytest
+import skops.io
 import torch
 from safetensors.torch import save
+from sklearn.ensemble import GradientBoostingClassifier
 
 from mlray.errors import NotApproved, PickleRefused
 from mlray.registry.gates import Gate, write_gates
+from mlray.registry.packed import Budget
 from mlray.registry.pickles import is_pickle
 
 OBJECT = collections.OrderedDict(a=1)
@@ -31,9 +39,33 @@ def torch_file(**options) -> bytes:
 
 def zipped(**members: bytes) -> bytes:
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as packed:
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in members.items():
             packed.writestr(name, content)
+    return written.getvalue()
+
+
+def tarred(form: int = tarfile.PAX_FORMAT, **members: bytes) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=form) as packed:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            packed.addfile(header, io.BytesIO(content))
+    return written.getvalue()
+
+
+def saved(array: np.ndarray) -> bytes:
+    """As numpy.save writes it."""
+    written = io.BytesIO()
+    np.save(written, array, allow_pickle=True)
+    return written.getvalue()
+
+
+def dumped(**options) -> bytes:
+    """As joblib.dump writes it."""
+    written = io.BytesIO()
+    joblib.dump(OBJECT, written, **options)
     return written.getvalue()
 
 
@@ -100,6 +132,105 @@ def test_a_name_that_stands_for_pickles_is_enough(name):
 )
 def test_what_holds_no_code_is_no_pickle(name, content):
     assert not is_pickle(name, io.BytesIO(content))
+
+
+WEIGHTS, PICKLED = save({"weight": torch.zeros(300)}), pickle.dumps(OBJECT)
+NUMBERS = np.arange(600.0)
+ARCHIVES = {
+    "zip in zip": lambda content: zipped(a=zipped(b=content)),
+    "tar in zip": lambda content: zipped(a=WEIGHTS, b=tarred(c=content)),
+    "zip in tar": lambda content: tarred(a=WEIGHTS, b=zipped(c=content)),
+    "an old tar": lambda content: tarred(tarfile.USTAR_FORMAT, a=content),
+    "a GNU tar": lambda content: tarred(tarfile.GNU_FORMAT, **{"a" * 200: content}),
+    "tar.gz": lambda content: gzip.compress(tarred(a=WEIGHTS, b=content)),
+    "tar.xz in zip": lambda content: zipped(a=lzma.compress(tarred(b=content))),
+    "gz in bz2": lambda content: bz2.compress(gzip.compress(content)),
+    "a zip behind a program": lambda content: b"#!/bin/sh\n" * 100 + zipped(a=content),
+    "six zips deep": lambda content: functools.reduce(lambda inner, _: zipped(a=inner), range(6), content),
+}
+
+
+@pytest.mark.parametrize("pack", ARCHIVES.values(), ids=ARCHIVES.keys())
+def test_an_archive_is_searched_with_the_archives_in_it(pack):
+    for content in (PICKLED, torch_file(), dumped(), saved(np.array([OBJECT]))):
+        assert is_pickle("w", io.BytesIO(pack(content)))
+    for content in (WEIGHTS, saved(NUMBERS), zipped(a=saved(NUMBERS)), b""):
+        assert not is_pickle("w", io.BytesIO(pack(content)))
+
+
+@pytest.mark.parametrize("compress", [0, 3, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)])
+def test_what_joblib_writes_is_a_pickle(compress):
+    assert is_pickle("w", io.BytesIO(dumped(compress=compress)))
+
+
+@pytest.mark.parametrize(
+    ("array", "holds_objects"),
+    [(np.array([OBJECT, None]), True), (np.array(["a", 1], object), True),
+     (np.zeros(2, [("a", "<f4"), ("b", "O")]), True), (np.zeros(0, object), True),
+     (NUMBERS, False), (np.array(["O", "b"]), False), (np.zeros(2, [("O", "<f4")]), False)],
+    ids=str,
+)  # fmt: skip
+def test_an_array_of_numpys_is_a_pickle_where_it_holds_objects(array, holds_objects):
+    several = io.BytesIO()
+    np.savez_compressed(several, numbers=NUMBERS, array=array)
+
+    assert is_pickle("w.npy", io.BytesIO(saved(array))) == holds_objects
+    assert is_pickle("w.npz", several) == holds_objects
+
+
+def test_what_skops_writes_is_none(tmp_path):
+    model = GradientBoostingClassifier(n_estimators=3).fit(NUMBERS[:20].reshape(-1, 1), [0, 1] * 10)
+    skops.io.dump(model, tmp_path / "model.skops")
+
+    with (tmp_path / "model.skops").open("rb") as file:
+        assert not is_pickle("model.skops", file)
+
+
+def encrypted() -> bytes:
+    content = bytearray(zipped(a=WEIGHTS))
+    for mark, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + flag] |= 1
+    return bytes(content)
+
+
+def damaged() -> bytes:
+    """Its first member is damaged, its second one a pickle."""
+    content = bytearray(zipped(a=os.urandom(500), b=PICKLED))
+    content[100:140] = bytes(40)
+    return bytes(content)
+
+
+def long_header() -> bytes:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, (1 << 33) - 1
+    return header.tobuf(tarfile.USTAR_FORMAT)
+
+
+UNSEARCHABLE = {
+    "an encrypted member": encrypted,
+    "a damaged member": damaged,
+    "a tar.gz cut off": lambda: gzip.compress(tarred(a=os.urandom(200_000), b=WEIGHTS))[:-1000],
+    "twenty zips deep": lambda: functools.reduce(lambda inner, _: zipped(a=inner), range(20), WEIGHTS),
+    "21 members of 20": lambda: zipped(**{str(number): b"" for number in range(21)}),
+    "lz4, which joblib reads": lambda: b"\x04\x22\x4d\x18" + bytes(100),
+    "a tar whose extended header is 8 GiB": long_header,
+}
+
+
+@pytest.mark.parametrize("made", UNSEARCHABLE.values(), ids=UNSEARCHABLE.keys())
+def test_what_cannot_be_looked_through_counts_as_a_pickle(made):
+    assert is_pickle("w", io.BytesIO(made()), Budget(members=20))
+
+
+@pytest.mark.parametrize("pack", [lambda tar: zipped(a=tar), gzip.compress, lambda tar: zipped(a=zipped(b=tar))])
+def test_a_bomb_counts_as_a_pickle_before_it_fills_anything(pack):
+    bomb = io.BytesIO(pack(tarred(a=bytes(16 << 20), b=WEIGHTS)))
+
+    tracemalloc.start()
+    assert is_pickle("w", bomb, Budget(bytes=8 << 20))
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    assert not is_pickle("w", bomb)
 
 
 @pytest.fixture
