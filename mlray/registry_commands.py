@@ -16,6 +16,7 @@ from mlray import cluster
 from mlray.errors import ConfigError
 from mlray.platform import Platform
 from mlray.registry.client import Registry
+from mlray.registry.janitor import LONGEST_GRACE
 from mlray.registry.model_version import ModelVersion
 from mlray.registry.policy import Policy
 from mlray.registry_server.config import Config
@@ -86,10 +87,10 @@ def rollback(screen: Screen, registry: Registry, model: str, why: str) -> int:
 def audit(screen: Screen, registry: Registry, model: str | None, check: bool) -> int:
     if check:
         broken = registry.check_audit()
-        screen.show("audit", [{"chain": broken or "whole", "rows": len(registry.audit())}])
+        screen.show("audit", [{"chain": broken or "whole", "rows": sum(1 for _ in registry.each_change())}])
         return 0 if broken is None else 1
-    rows = registry.audit(model)
-    screen.show("audit", rows if screen.as_json else [_line(row) for row in rows])
+    rows = registry.each_change(model)
+    screen.show_each("audit", rows if screen.as_json else map(_line, rows))
     return 0
 
 
@@ -159,17 +160,22 @@ _VERBS: Mapping[str, Callable[..., int]] = {
 
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_DIGITS = 9
 
 
 def _duration(text: str) -> timedelta:
     number, unit = text[:-1], text[-1:]
     if not number.isdecimal() or unit not in _UNITS:
-        raise ConfigError(f"--grace {text} is no duration; write a whole number and s, m, h or d, as in 7d")
-    return timedelta(**{_UNITS[unit]: int(number)})
+        raise ConfigError(f"--grace {text:.40} is no duration; write a whole number and s, m, h or d, as in 7d")
+    given = timedelta(**{_UNITS[unit]: int(number)}) if len(number) <= _DIGITS else timedelta.max
+    if given > LONGEST_GRACE:
+        raise ConfigError(f"--grace {text:.40} is too long; it is at most {LONGEST_GRACE.days}d")
+    return given
 
 
 def _tell(screen: Screen, name: str, token: str) -> int:
-    screen.show("user", [{"user": name, "token": token}], {"the token": "is shown this once; pass it in MLRAY_TOKEN"})
+    told = f"is shown this once; pass it in MLRAY_TOKEN; `mlray user token {name}` makes another if it is lost"
+    screen.show("user", [{"user": name, "token": token}], {"the token": told})
     return 0
 
 

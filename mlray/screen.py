@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 Shown = Mapping[str, Any]
+_PAGE = 1000
 _REPLACED: list[TextIO] = []
 """Streams that nobody holds close what lies below them: whoever runs a verb within a test still reads it."""
 
@@ -55,6 +57,19 @@ class Screen:
             self.console.print(table)
         for name, value in (extra or {}).items():
             self.console.print(f"{name}: {_cell(value)}", highlight=False)
+
+    def show_each(self, title: str, rows: Iterable[Shown]) -> None:
+        """`show` for rows that are never all in memory: table after table, or the same JSON object."""
+        left = iter(rows)
+        if self.as_json:
+            self._say('{"result": [', end="")
+            for number, row in enumerate(left):
+                self._say(", " if number else "", json.dumps(row, default=str), end="")
+            self._say("]}")
+            return
+        self.show(title, list(islice(left, _PAGE)))
+        while page := list(islice(left, _PAGE)):
+            self.show(f"{title}, continued", page)
 
     def _say(self, *parts: str, end: str = "\n") -> None:
         print(*parts, sep="", end=end, file=self._out, flush=True)

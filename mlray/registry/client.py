@@ -338,6 +338,16 @@ class Registry:
         """The changes of one model, or all of them, oldest first: who, what (`action`), `before`, `after`, `why`."""
         return self._rules.audit(name)
 
+    def each_change(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """The same, one after the other, fetched page by page."""
+        last = 0
+        while True:
+            page = self._rules.audit(name, after=last, limit=PAGE)
+            yield from page
+            if len(page) < PAGE:
+                return
+            last = page[-1]["sequence"]
+
     def check_audit(self) -> str | None:
         """What is wrong first with the chain of changes; None for a whole one."""
         return self._rules.check_audit()

@@ -29,6 +29,7 @@ from mlray.registry.tables import AuditRow, VersionRow
 from mlray.registry.transaction import Transaction
 
 BEGAN, ENDED = "sweep", "swept"
+LONGEST_GRACE = timedelta(days=3660)
 BATCH = 1000
 """Objects that are removed under one lock."""
 _DELETIONS = ("delete_version", "delete_model")

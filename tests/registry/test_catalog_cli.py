@@ -89,3 +89,6 @@ def test_the_janitor_is_for_an_admin_and_its_grace_is_a_duration(mlray, version)
         mlray("ben", "registry", "janitor", "--grace", "12h")
     with pytest.raises(ConfigError, match="--grace soon is no duration; write a whole number and s, m, h or d"):
         mlray("root", "registry", "janitor", "--grace", "soon")
+    for long in ("9999999999d", "3661d", "9" * 5000 + "s"):
+        with pytest.raises(ConfigError, match=r"--grace \d+d?.* is too long; it is at most 3660d"):
+            mlray("root", "registry", "janitor", "--grace", long)

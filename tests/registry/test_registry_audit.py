@@ -1,6 +1,7 @@
 """Every change leaves a row, and no row changes or leaves unseen."""
 
 import re
+import tracemalloc
 from contextlib import contextmanager
 
 import pytest
@@ -34,6 +35,18 @@ def test_each_change_is_one_row_with_before_and_after(changed):
     assert rows[3]["before"] == {"alias": "candidate", "version": 1}
     assert rows[3]["after"] == {"alias": "candidate", "version": 2}
     assert rows[3]["at"] >= rows[0]["at"]
+
+
+def test_a_long_audit_comes_one_change_after_the_other_and_is_never_all_in_memory(changed, execute):
+    execute("INSERT INTO audit WITH RECURSIVE n(i) AS (SELECT 5 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) "
+            "SELECT i, at, who, action, model, 'r' || i, before, after, previous_hash, hash FROM n, "
+            "(SELECT * FROM audit WHERE sequence = 4) AS one")
+
+    tracemalloc.start()
+    for expected, row in zip(range(1, 12001), changed.each_change("flights"), strict=True):
+        assert row["sequence"] == expected
+    assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    tracemalloc.stop()
 
 
 def test_a_refused_change_leaves_no_row(changed):

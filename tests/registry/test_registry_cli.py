@@ -16,13 +16,13 @@ def mlray(team, urls, tmp_path, monkeypatch):
     config.write_text(f'[platform]\nlake = "{tmp_path}"\nregistry = "{urls[0]}"\nartifacts = "{urls[1]}"\n')
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
-    def run(who, *words, exit_code=0):
+    def run(who, *words, exit_code=0, as_json=True):
         token = {} if who is None else {"MLRAY_TOKEN": getattr(team, who)._token}
-        done = CliRunner().invoke(app, [*words, "--config", str(config), "--json"], env=token)
+        done = CliRunner().invoke(app, [*words, "--config", str(config), *["--json"] * as_json], env=token)
         if isinstance(done.exception, MlrayError):
             raise done.exception
         assert done.exit_code == exit_code, done.output
-        return json.loads(done.stdout)["result"]
+        return json.loads(done.stdout)["result"] if as_json else done.output
 
     return run
 
@@ -117,6 +117,18 @@ def test_a_broken_audit_is_exit_code_1(mlray, execute):
     execute("UPDATE audit SET who = 'somebody' WHERE sequence = 2")
 
     assert mlray(None, "audit", "--check", exit_code=1)[0]["chain"] == "audit row 2 was changed"
+
+
+def test_an_audit_of_many_rows_is_one_json_object_or_table_after_table(mlray, team, monkeypatch):
+    team.production()
+    rows = [row["sequence"] for row in team.ana.audit()]
+    monkeypatch.setattr("mlray.screen._PAGE", 3)
+    monkeypatch.setattr("mlray.registry.client.PAGE", 3)
+
+    assert [row["sequence"] for row in mlray(None, "audit")] == rows
+    assert mlray(None, "audit", "--check") == [{"chain": "whole", "rows": len(rows)}]
+    shown = mlray(None, "audit", as_json=False)
+    assert shown.count("audit, continued") == (len(rows) - 1) // 3
 
 
 def test_without_a_token_nothing_is_changed(mlray, team):
