@@ -68,7 +68,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no configuration at {path} (current directory: {Path.cwd()})") from error
+        raise ConfigError(
+            f"there is no configuration at {path} (current directory: {Path.cwd()}); name one with --config or "
+            "MLRAY_CONFIG, make a project with `mlray init`, or write a file whose table [platform] names the lake"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,8 @@ from mlray.registry.canonical import canonical_json, sha256_text
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 20
-MAX_PATH = 1024
+MAX_PATH, MAX_FOLDERS = 1024, 64
+"""Characters of a path, and folders within folders."""
 _FOREIGN_SEPARATORS = re.compile(r"[\\:\x00-\x1f\x7f]")
 
 
@@ -54,12 +54,15 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuses what a folder cannot hold: a path twice, one outside of it, a file inside a file."""
-        paths = [file.path for file in self.files]
-        folders = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
-        twice = [path for path, times in Counter(paths).items() if times > 1]
-        for path in (*twice, *paths):
-            if twice or path in folders or not is_inside(path):
-                raise CorruptArtifact(f"an artifact cannot hold a file {path!r} beside its other files")
+        paths: set[str] = set()
+        for file in self.files:
+            if file.path in paths or not is_inside(file.path):
+                raise _cannot_hold(file.path)
+            paths.add(file.path)
+        for path in paths:
+            for end, sign in enumerate(path):
+                if sign == "/" and path[:end] in paths:
+                    raise _cannot_hold(path[:end])
 
     @property
     def digest(self) -> str:
@@ -102,8 +105,15 @@ def is_inside(path: str) -> bool:
         and _FOREIGN_SEPARATORS.search(path) is None
         and not pure.is_absolute()
         and pure.as_posix() == path
-        and len(pure.parts) > 0
+        and 0 < len(pure.parts) <= MAX_FOLDERS
         and ".." not in pure.parts
+    )
+
+
+def _cannot_hold(path: str) -> CorruptArtifact:
+    return CorruptArtifact(
+        f"an artifact cannot hold a file {path[:200]!r} beside its other files; a path is relative, stays below its "
+        f"root, has at most {MAX_PATH} characters in {MAX_FOLDERS} parts, is there once, and is no other file's folder"
     )
 
 

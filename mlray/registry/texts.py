@@ -1,10 +1,11 @@
 """Free text in the registry: descriptions, tags, sources; under one rule, so that every database gives it back."""
 
 import re
+from collections.abc import Mapping
 
 from mlray.errors import InvalidName
 
-MAX_KEY = 250
+MAX_KEY, MAX_TAGS = 250, 1000
 MAX_TEXT = 100_000
 MAX_SOURCE = 2048
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -36,9 +37,11 @@ def checked_key(key: str) -> str:
 
 
 def checked_tags(tags: object) -> dict[str, str]:
-    """Tags by key, each of them plain text."""
-    if not hasattr(tags, "items"):
+    """Tags by key, each of them plain text; at most MAX_TAGS, for each is a row that is written under the lock."""
+    if not isinstance(tags, Mapping):
         raise InvalidName(f"tags are a mapping of texts, not {type(tags).__name__}")
+    if len(tags) > MAX_TAGS:
+        raise InvalidName(f"{len(tags)} tags are more than the {MAX_TAGS} that a model or a version is made with")
     return {checked_key(key): checked_text(f"tag '{key}'", value) for key, value in tags.items()}
 
 

@@ -43,6 +43,13 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def number(value: Any) -> Any:
+    """The value itself where it is what `plain` makes of a number: neither true, nor any other text."""
+    if isinstance(value, bool) or (isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity")):
+        raise ValueError("a number is due, or one of the texts NaN, Infinity and -Infinity")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_named), Field(json_schema_extra={"pattern": NAME_PATTERN})]
 Text = Annotated[str, AfterValidator(_text), Field(max_length=MAX_TEXT)]
 Json = Annotated[dict[str, Any], AfterValidator(_json)]

@@ -38,9 +38,12 @@ def users(desk: Reading) -> People:
 
 @router.post("/users", response_model=People, status_code=201, responses=CHANGE, tags=["people"])
 def add_user(desk: Joining, body: NewUser) -> People:
-    """Adds a user, by an admin. The first one is an admin, and may be added by anybody."""
+    """Adds a user, by an admin, and answers that one alone. The first one is an admin, and may be added by anybody.
+
+    A repetition under the same Idempotency-Key needs no token, for the first one has none but the one that it makes.
+    """
     desk.rules.add_user(body.name, body.token_sha256, tuple(body.roles), call=desk.call())
-    return _people(desk)
+    return People(users=[Person.of(one) for one in desk.rules.users() if one.name == body.name])
 
 
 @router.put("/users/{name}/token", response_model=People, responses=CHANGE, tags=["people"])

@@ -7,14 +7,18 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from mlray.registry.identity import Caller
+from mlray.registry.janitor import LONGEST_GRACE
 from mlray.registry.manifest import Manifest
 from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.people import Approval, User
-from mlray.registry_server.kinds import Asked, Int64, Json, Name, Sha256, Text, plain
+from mlray.registry_server.kinds import Asked, Int64, Json, Name, Sha256, Text, number, plain
 
 Why = Annotated[Text, Field(default="", description="the reason, kept in the audit")]
 Plain = Annotated[dict[str, Any], BeforeValidator(plain)]
 Tags = dict[Text, Text]
+Metric = Annotated[float, BeforeValidator(number)]
+MAX_FILES = 10_000
+"""Of one artifact that is made over HTTP: each is looked for in the store while the caller waits."""
 Number = float | str
 """A number, or one of the texts NaN, Infinity and -Infinity, which JSON has no numbers for."""
 
@@ -61,7 +65,7 @@ class NewVersion(Asked):
     spine: Text = ""
     features: list[Text] = Field(default_factory=list)
     label: Text = ""
-    metrics: dict[Text, float] = Field(default_factory=dict, description="NaN, Infinity and -Infinity as texts")
+    metrics: dict[Text, Metric] = Field(default_factory=dict, description="NaN, Infinity and -Infinity as texts")
     config: Json = Field(default_factory=dict)
     provenance: Json = Field(default_factory=dict)
     alias: Name | None = None
@@ -105,11 +109,13 @@ class AliasTarget(Asked):
 
 
 class NewUser(Asked):
-    """The caller makes the token, 256 random bits, and tells its SHA-256 only: no answer can be lost with it."""
+    """The caller makes the token, 256 random bits, and tells its SHA-256 only. So no answer holds one, and none is lost
+    with an answer; for a token that the user has lost, PUT /v1/users/NAME/token takes the SHA-256 of another.
+    """
 
     name: Name
     token_sha256: Sha256
-    roles: list[Name] = Field(default_factory=list)
+    roles: list[Name] = Field(default_factory=list, max_length=100)
 
 
 class NewToken(Asked):
@@ -232,7 +238,7 @@ class FileEntry(Asked):
 
 
 class NewArtifact(Asked):
-    files: list[FileEntry] = Field(min_length=1, max_length=100_000)
+    files: list[FileEntry] = Field(min_length=1, max_length=MAX_FILES)
 
 
 class Blob(BaseModel):
@@ -243,7 +249,7 @@ class Blob(BaseModel):
 class Sweep(Asked):
     """grace_seconds: how old what goes must be."""
 
-    grace_seconds: int = Field(7 * 86400, ge=0, le=10 * 366 * 86400)
+    grace_seconds: int = Field(7 * 86400, ge=0, le=LONGEST_GRACE.days * 86400)
     dry_run: bool = False
     why: Why
 

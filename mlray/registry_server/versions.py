@@ -73,7 +73,7 @@ def register(desk: Changing, name: InPath, body: NewVersion, response: Response)
 def register_source(desk: Changing, name: InPath, body: NewSource, response: Response) -> Version:
     """The next version of a model, of bytes that lie elsewhere and that nobody has verified."""
     made = desk.rules.register_source(
-        name, body.source, run_id=body.run_id, description=body.description, tags=body.tags, call=desk.call()
+        name, body.source, run_id=body.run_id, description=body.description, tags=body.tags, call=desk.creation()
     )
     return _created(desk, response, made)
 
@@ -83,7 +83,7 @@ def copy(desk: Changing, name: InPath, body: Copied, response: Response) -> Vers
     """A copy of a version as this model's next: the same bytes, stage None, no approvals."""
     reference = Reference.parse(body.of)
     of = reference.version if reference.version is not None else desk.rules.get(body.of).version
-    return _created(desk, response, desk.rules.copy(reference.model, of, name, call=desk.call()))
+    return _created(desk, response, desk.rules.copy(reference.model, of, name, call=desk.creation()))
 
 
 @router.get("/models/{name}/versions/{version}", response_model=Version, responses=READ)

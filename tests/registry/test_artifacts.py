@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import obstore
@@ -222,6 +223,18 @@ def test_a_manifest_cannot_name_a_file_twice_or_inside_a_file():
         Manifest(files("a", "a"))
     with pytest.raises(CorruptArtifact, match="'a'"):
         Manifest(files("a", "a/b"))
+
+
+def test_folders_within_folders_are_counted_and_never_all_in_memory():
+    def deep(folders: int) -> tuple[ManifestFile, ...]:
+        return tuple(ManifestFile(path=f"{i}/" + "a/" * folders + "b", size=1, sha256="0" * 64) for i in range(1000))
+
+    tracemalloc.start()
+    with pytest.raises(CorruptArtifact, match="at most 1024 characters in 64 parts"):
+        Manifest(deep(500))
+    assert len(Manifest(deep(62)).files) == 1000
+    assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ SENSIBLE = {
 BODIES = [b"", b"{", b"\xff\xfe", b"null", b'"x"', b"[]", b"[" * 50_000, b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}",
           b'{"a": "\\ud800"}', b'{"name": "fraud", "name": 3}']  # fmt: skip
 JSON = {"Content-Type": "application/json"}
-LIMITS = Config(max_body_bytes=100_000, max_file_bytes=1000)
+LIMITS = Config(max_body_bytes=2_000_000, max_file_bytes=1000)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_body_that_is_no_good_json_is_refused_by_every_route(fuzzed, content):
 
 def test_a_huge_body_is_refused_unread(fuzzed):
     client, _ = fuzzed
-    large = b'{"name": "' + b"a" * 200_000 + b'"}'
+    large = b'{"name": "' + b"a" * 2_000_000 + b'"}'
     for content in (large, iter([large])):
         answer = client.post("/v1/models", content=content, headers=JSON)
         assert (answer.status_code, answer.json()["error"]) == (413, "RequestTooLarge")
@@ -148,6 +148,30 @@ def test_an_artifact_names_no_path_outside_of_itself(fuzzed, path):
     assert (answer.status_code, answer.json()["error"]) in ((422, "SchemaError"), (422, "InvalidRequest"))
 
 
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [([f"{i}" for i in range(10_001)], "at most 10000"), (["a/" * 64 + "b"], "at most 1024 characters in 64 parts"),
+     ([f"{'a/' * 60}{i}" for i in range(300)] + ["a/a"], "is no other file's folder"), (["a", "a"], "is there once")],
+    ids=["many", "deep", "a folder", "twice"],
+)  # fmt: skip
+def test_an_artifact_of_too_many_or_too_deep_paths_is_refused(fuzzed, paths, told):
+    client, _ = fuzzed
+    files = [{"path": path, "size": 1, "sha256": "0" * 64} for path in paths]
+
+    answer = client.post("/v1/artifacts", content=json.dumps({"files": files}).replace(" ", ""), headers=JSON)
+
+    assert (answer.status_code, told in answer.json()["message"]) == (422, True), answer.text
+
+
+def test_more_tags_than_a_model_is_made_with_are_refused_before_anything_waits_for_them(fuzzed):
+    client, _ = fuzzed
+
+    answer = client.post("/v1/models", json={"name": "tagged", "tags": {f"k{i}": "" for i in range(1001)}})
+
+    assert (answer.status_code, "1001 tags are more than the 1000" in answer.json()["message"]) == (422, True)
+    assert client.get("/v1/models/tagged").status_code == 404
+
+
 def test_a_path_that_there_is_not_is_told_in_the_same_shape(fuzzed):
     client, _ = fuzzed
 
@@ -167,6 +191,8 @@ def test_a_path_that_there_is_not_is_told_in_the_same_shape(fuzzed):
         {"run_id": "a\x00b"},
         {"sources": {"a": 2**63}},
         {"metrics": {"a": 10**400}},
+        {"metrics": {"a": True}},
+        {"metrics": {"a": "1_0"}},
     ],
     ids=lambda more: next(iter(more)),
 )

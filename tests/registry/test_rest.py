@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from http_server import record
+from http_server import LIMITS, record
 
 from mlray.registry.gates import Gate
 from mlray.registry.identity import new_token
+from mlray.registry_server.alone import embedded
 
 PASSED = {"evaluation": Gate(passed=True, value=0.755, threshold=0.7)}
 FRAUD = "/v1/models/fraud"
@@ -123,6 +124,20 @@ def test_the_same_key_registers_once_and_another_artifact_under_it_is_a_conflict
     assert first == again
     assert "the idempotency key 'run-1' stands for version 1 with digest" in other["message"]
     assert len(team.stages()) == 1
+
+
+def test_the_same_key_makes_one_version_of_a_source_or_copy_and_of_another_it_is_a_conflict(http, registered):
+    registered(b"1")
+    registered(b"2")
+    key = {"Idempotency-Key": "k"}
+    for path, field, one, other in (
+        ("/v1/models/far/sources", "source", "runs:/a/m", "runs:/b/m"),
+        ("/v1/models/other/copies", "of", "fraud/1", "fraud/2"),
+    ):
+        made = [http.ana.ask("POST", path, json={field: one}, headers=key)["version"] for _ in range(2)]
+        told = http.ana.ask("POST", path, 409, json={field: other}, headers=key)
+        assert (made, told["error"]) == ([1, 1], "Conflict")
+        assert "the idempotency key 'k' stands for version 1 with" in told["message"]
 
 
 def test_a_key_stands_for_one_content_so_that_no_change_is_taken_for_another(http, registered, team):
@@ -239,6 +254,23 @@ def test_people_come_and_go_and_the_server_never_sees_a_new_token(http):
 
     assert {"name": "fay", "roles": ["ml_engineer"], "disabled": True} in people
     http.ana.ask("POST", "/v1/users", 403, json={"name": "eva", "token_sha256": "0" * 64})
+
+
+def test_a_repeated_first_user_is_answered_without_a_token_and_hears_of_nobody_else(http, http_server, tmp_path):
+    app, _ = http_server
+    app.state.backend = embedded(f"sqlite:///{tmp_path}/new.db", str(tmp_path), LIMITS)
+    body = {"name": "root", "token_sha256": hashlib.sha256(b"mine").hexdigest()}
+    key, mine = {"Idempotency-Key": "first"}, {"Authorization": "Bearer mine"}
+    first = http.nobody.ask("POST", "/v1/users", json=body, headers=key)
+    http.nobody.ask("POST", "/v1/users", json={"name": "ana", "token_sha256": "0" * 64}, headers=mine)
+
+    again = http.nobody.ask("POST", "/v1/users", json=body, headers=key)
+
+    assert first == again == {"users": [{"name": "root", "roles": ["admin"], "disabled": False}]}
+    http.nobody.ask("POST", "/v1/users", 401, json=body | {"name": "eve"}, headers=key)
+    other = {"token_sha256": hashlib.sha256(b"other").hexdigest()}
+    http.nobody.ask("PUT", "/v1/users/root/token", json=other, headers=mine)
+    http.nobody.ask("GET", "/v1/me", 401, headers=mine)
 
 
 def test_a_policy_is_read_and_put_in_force_by_an_admin(http):
