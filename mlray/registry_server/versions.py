@@ -134,7 +134,9 @@ def promote(
 
 @router.post("/models/{name}/rollback", response_model=Version, responses=CHANGE)
 def rollback(desk: Changing, name: InPath, body: Reason, response: Response) -> Version:
-    """The last approved Production again, without new approvals; the present one is archived."""
+    """The last approved Production again, without new approvals; the present one is archived. Asked again without an
+    Idempotency-Key it goes back once more.
+    """
     return answer(response, desk.rules.rollback(name, call=desk.call(body.why)))
 
 
