@@ -13,7 +13,7 @@ import pyarrow as pa
 import redis
 
 from benchmarks.online_data import SERVICES
-from mlray.online.encoding import plain_key
+from mlray.online.encoding import plain_keys
 from mlray.online.record import space
 
 _STARTED_WITHIN = 60
@@ -69,7 +69,7 @@ def bare(url: str, workload: str) -> Callable[[Sequence[int]], None]:
     prefixes = [b"mlray:{" + quote(space(view), safe="").encode() + b"}:keys:" for view in SERVICES[workload].views]
 
     def fetch(keys: Sequence[int]) -> None:
-        encoded = [plain_key([key], [pa.int64()]) or b"" for key in keys]
+        encoded = [key or b"" for key in plain_keys([keys], [pa.int64()])]
         pipeline = client.pipeline(transaction=False)
         for prefix in prefixes:
             for key in encoded:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate, pairwise
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -33,6 +32,7 @@ IN_ORDER: Final = 1
 
 _FIXED: Final = struct.Struct("<BB4sIqI")
 _LENGTH: Final = struct.Struct("<I")
+_UNTIL_AND_TAIL: Final = 12
 _LONGEST_HEAP: Final = 2**31 - 1
 _FEW: Final = 6
 """Rows up to which they are unpacked one by one: an array costs more to make."""
@@ -96,9 +96,12 @@ class Layout:
         )
         head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8"), ("tail", "<u4")]
         self.single = np.dtype([*head, ("row", self._array)])
-        self._one = struct.Struct("<" + "".join(["10sqI", f"{self._flags}s", *(cell.code for cell in cells)]))
-        self._alone = _FIXED.pack(FORMAT, IN_ORDER, self.id, 1, 0, 0)[:10]
-        self._full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
+        self.codes = None if self._long or self._decimals else [cell.code for cell in cells]
+        """Of the cells of a row, for `struct`; None where it does not have all values as `plain` gives them."""
+        self.alone = _FIXED.pack(FORMAT, IN_ORDER, self.id, 1, 0, 0)[:-_UNTIL_AND_TAIL]
+        """How the header of a single row begins that lies in order, up to `until`."""
+        self.full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
+        """The flags of a row in which every column has a value."""
         self._head = _FIXED.size + _LENGTH.size * len(self._long)
 
     def encode(self, events: pa.Table) -> "Encoded":
@@ -135,7 +138,7 @@ class Layout:
     def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, Headers]:
         """All rows of the values, one after another, and the header of each value."""
         headers, rows, heaps = self._alike(values) or self._each(values)
-        full = bool(np.all(rows["valid"] == np.frombuffer(self._full, np.uint8)))
+        full = bool(np.all(rows["valid"] == np.frombuffer(self.full, np.uint8)))
         try:
             columns = [self._column(i, rows, full, heaps.get(i, b"")) for i in range(len(self._cells))]
         except (ValueError, OSError) as error:  # of Arrow, about bytes that are not what they should be
@@ -162,17 +165,6 @@ class Layout:
         joined = b"".join([value[head:end] for value, end in zip(values, ends, strict=True)])
         return Headers.of(headers), np.frombuffer(joined, dtype=self._array), self._heaps(values, ends)
 
-    def tuples(self, values: Sequence[bytes], names: Sequence[str]) -> list[tuple[Any, ...]] | None:
-        """Per value of one row in order its columns `names`, two or more, as `plain` gives them; None where a value is
-        another, or a column is long, decimal or null.
-        """
-        if self._long or self._decimals or set(map(len, values)) != {self._one.size}:
-            return None
-        rows = list(self._one.iter_unpack(b"".join(values)))
-        if {(row[0], row[2], row[3]) for row in rows} != {(self._alone, 0, self._full)}:
-            return None
-        return list(map(itemgetter(*(4 + self.schema.get_field_index(name) for name in names)), rows))
-
     def plain(self, value: bytes) -> tuple[Header, list[list[Any]]]:
         """One value's columns as Python lists: None for null; decimals unscaled, times and dates as integers."""
         header = self.header(value)
@@ -195,16 +187,16 @@ class Layout:
         """(the flags of each row, None where no cell is null; the cells as they lie)."""
         if rows == 1:
             flag, *cells = self._row.unpack_from(value, self._head)
-            return (None if flag == self._full else (flag,)), [[cell] for cell in cells]
+            return (None if flag == self.full else (flag,)), [[cell] for cell in cells]
         if rows <= _FEW:
             found = list(self._row.iter_unpack(value[self._head : self._head + self._array.itemsize * rows]))
             columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in range(len(self._cells) + 1)]
             flags: Sequence[Any] = columns.pop(0)
-            return (None if all(flag == self._full for flag in flags) else flags), columns
+            return (None if all(flag == self.full for flag in flags) else flags), columns
         array = np.frombuffer(value, self._array, rows, self._head)
         columns = [array[f"c{i}"].tolist() for i in range(len(self._cells))]
         valid = array["valid"]
-        full = bool(np.all(valid == np.frombuffer(self._full, np.uint8)))
+        full = bool(np.all(valid == np.frombuffer(self.full, np.uint8)))
         return (None if full else valid.tolist()), columns
 
     def _size(self, value: bytes, rows: int) -> int:
@@ -259,7 +251,6 @@ class Encoded:
         parts.append(self.rows[self.width * lo : self.width * hi])
         parts += [heap[first:last] for heap, (first, last) in zip(self.heaps, spans, strict=True)]
         return b"".join([*parts, tail])
-
 
     def alone(self, rows: NDArray[np.int64], until: int, flags: NDArray[np.uint8]) -> dict[int, bytes]:
         """By row what `cut` gives for it by itself, without a tail; nothing where a column is long. flags: of each."""

@@ -29,16 +29,15 @@ def key_bytes(keys: pa.Table) -> list[bytes]:
     return [b"".join(_part(value) for value in row) for row in zip(*columns, strict=True)]
 
 
-def plain_key(values: Sequence[Any], types: Sequence[pa.DataType]) -> bytes | None:
-    """The key of these values, None where one is null; SchemaError where a value is not of its type as it is."""
-    parts = []
-    for value, kind in zip(values, types, strict=True):
-        if value is None:
-            return None
-        if type(value) is not _EXACT.get(kind):
-            raise SchemaError(f"{value!r} is not simply {kind}")
-        parts.append(_INTEGER + value.to_bytes(8, "big", signed=True) if isinstance(value, int) else _part(value))
-    return b"".join(parts)
+def plain_keys(columns: Sequence[Sequence[Any]], types: Sequence[pa.DataType]) -> list[bytes | None]:
+    """Per row of one column or more its key, None where a value is null; SchemaError where one is not of its type as
+    it is.
+    """
+    for values, kind in zip(columns, types, strict=True):
+        for other in set(map(type, values)) - {_EXACT.get(kind), type(None)}:
+            raise SchemaError(f"{other.__name__} is not simply {kind}")
+    parts = [_parts(values, kind) for values, kind in zip(columns, types, strict=True)]
+    return parts[0] if len(parts) == 1 else [None if None in row else b"".join(row) for row in zip(*parts, strict=True)]
 
 
 def schema_text(schema: pa.Schema) -> str:
@@ -48,6 +47,12 @@ def schema_text(schema: pa.Schema) -> str:
 
 def schema_from_text(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text)))
+
+
+def _parts(values: Sequence[Any], kind: pa.DataType) -> list[bytes | None]:
+    if kind == pa.int64():
+        return [None if value is None else _INTEGER + value.to_bytes(8, "big", signed=True) for value in values]
+    return [None if value is None else _part(value) for value in values]
 
 
 def _part(value: Any) -> bytes:

@@ -31,7 +31,18 @@ import lmdb
 
 from mlray.errors import StoreError
 from mlray.online.lmdb_environment import Environment, Transaction, acquire, release
-from mlray.online.store import SORTED_KEY, Cell, Held, Stats, checked_address, checked_space, checked_state, counted
+from mlray.online.store import (
+    SORTED_KEY,
+    VERSION,
+    Cell,
+    Found,
+    Held,
+    Stats,
+    checked_address,
+    checked_space,
+    checked_state,
+    counted,
+)
 
 Removal: TypeAlias = tuple[bytes, bytes, int, bool]  # encoded key, slot, version, whether the key is a long one
 Addition: TypeAlias = tuple[bytes, bytes, int, bytes, bytes]  # ..., record, the whole key if it is a long one
@@ -42,8 +53,7 @@ REMOVED_AT_ONCE = 20_000
 
 _NEXT_NUMBER = b"n"
 _NUMBER = struct.Struct(">I")
-_VERSION = struct.Struct(">q")
-_version, _VERSION_SIZE = _VERSION.unpack_from, _VERSION.size
+_version = VERSION.unpack_from
 _END_OF_KEY = re.compile(rb"\x00[\x00\x01]")
 _FIRST_OF_KEY = 1 + _NUMBER.size
 
@@ -114,33 +124,28 @@ def _read(requests: Sequence[tuple[str, Sequence[bytes]]], txn: Transaction) -> 
     for space, keys in requests:
         number = _number(space, txn)
         if number is None:
-            answers.append(Held(None, [[] for _ in keys]))
+            answers.append(Held(None, Found.nothing(keys)))
             continue
         if id(keys) not in encoded:
             encoded[id(keys)] = list(map(_encoded, keys))
-        cells = _cells(cursor, b"c" + number, keys, encoded[id(keys)])
-        answers.append(Held(txn.get(b"t" + number), cells))
+        found = _found(cursor, b"c" + number, keys, encoded[id(keys)])
+        answers.append(Held(txn.get(b"t" + number), found))
     return answers
 
 
-def _cells(
-    cursor: "lmdb.Cursor[bytes]", space: bytes, keys: Sequence[bytes], encoded: Sequence[bytes]
-) -> list[list[Cell]]:
+def _found(cursor: "lmdb.Cursor[bytes]", space: bytes, keys: Sequence[bytes], encoded: Sequence[bytes]) -> Found:
     """Nothing is looked up, called or made twice: this loop is most of what a read costs."""
     find, at, record, following = cursor.set_range, cursor.key, cursor.value, cursor.next
-    made, kind = tuple.__new__, Cell  # what Cell(...) comes down to
-    answers = []
-    for key, coded in zip(keys, encoded, strict=True):
+    slots, records, ends = list[bytes](), list[bytes](), list[int]()
+    for coded in encoded:
         prefix = space + coded
-        first = len(prefix)
-        cells: list[Cell] = []
         here = find(prefix)
         while here and (name := at()).startswith(prefix):
-            value = record()
-            cells.append(made(kind, (key, name[first:], _version(value)[0], value[_VERSION_SIZE:])))
+            slots.append(name[len(prefix) :])
+            records.append(record())
             here = following()
-        answers.append(cells)
-    return answers
+        ends.append(len(records))
+    return Found(keys, slots, records, ends)
 
 
 def _page(prefix: bytes, after: bytes, txn: Transaction) -> list[tuple[bytes, Cell]]:
@@ -149,7 +154,7 @@ def _page(prefix: bytes, after: bytes, txn: Transaction) -> list[tuple[bytes, Ce
     size = 0
     for at, record in _under(txn, prefix, after):
         key, slot = _decoded(at, txn)
-        found.append((at, Cell(key, slot, _version(record)[0], record[_VERSION_SIZE:])))
+        found.append((at, Cell(key, slot, _version(record)[0], record[VERSION.size :])))
         size += len(key) + len(record)
         if len(found) == SCAN_CELLS or size >= SCAN_BYTES:
             break
@@ -276,7 +281,7 @@ def _additions(cells: Iterable[Cell]) -> list[Addition]:
     found = []
     for cell in cells:
         checked_address(cell.key, cell.slot, cell.version)
-        record = _VERSION.pack(cell.version) + cell.value
+        record = VERSION.pack(cell.version) + cell.value
         whole = cell.key if len(cell.key) > SORTED_KEY else b""
         found.append((_encoded(cell.key), cell.slot, cell.version, record, whole))
     found.sort(key=lambda addition: addition[:2])

@@ -6,7 +6,7 @@ from threading import Lock
 from types import EllipsisType
 
 from mlray.errors import StoreError
-from mlray.online.store import Cell, Held, Stats, checked_address, checked_space, checked_state, counted
+from mlray.online.store import Cell, Found, Held, Stats, checked_address, checked_space, checked_state, counted
 
 
 @dataclass
@@ -53,7 +53,7 @@ class MemoryStore:
         contents = self._contents()
         with contents.lock:
             found = [(contents.spaces.get(space, _Space()), keys) for space, keys in requests]
-            return [Held(space.state, [space.cells(key) for key in keys]) for space, keys in found]
+            return [Held(space.state, Found.of(keys, [space.cells(key) for key in keys])) for space, keys in found]
 
     def write(
         self,

@@ -7,20 +7,35 @@ answered in columns.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 
-from mlray.aggregation.window import latest_span
+from mlray.aggregation.window import EARLIEST, LATEST, Closed, Instants, latest_bounds, latest_span
 from mlray.features.rows import KNOWN, TS
 from mlray.features.single import Single
 from mlray.online.cells import BASE, Shape
 from mlray.online.codec import IN_ORDER
-from mlray.online.store import Cell
+from mlray.online.latest import Latest
+from mlray.online.store import Cell, Found
 
 Columns: TypeAlias = Sequence[Sequence[Any]]
+_ALONE = 16
+"""Latest values up to which each is looked up by itself."""
 _AS_THEY_ARE = (pa.float64(), pa.int64(), pa.string(), pa.bool_(), pa.int32(), pa.int16(), pa.int8(), pa.binary())
 """Types whose stored values are what Arrow gives to Python."""
+
+
+class Moments:
+    """The instants of some rows, also as lists."""
+
+    def __init__(self, at: Instants) -> None:
+        self.at, self.floor, self.ceil = at, at.floor.tolist(), at.ceil.tolist()
+        self._alike = len(set(self.floor)) == 1 == len(set(self.ceil))
+
+    def span(self, lag: int, ttl: int | None, closed: Closed) -> tuple[int, int] | None:
+        """The `latest_span` of all of them; None where they differ."""
+        return latest_span(self.floor[0], self.ceil[0], lag, ttl, closed) if self._alike else None
 
 
 class One:
@@ -37,18 +52,46 @@ class One:
         self._columns = schema.names
         self._time = schema.names.index(TS)
         self._known = schema.names.index(KNOWN) if KNOWN in schema.names else None
-        self._told = (TS, *self.names)
         self._empty: Columns = [()] * len(schema.names)
         self.bare = not shape.view.aggregates and self._known is None
         """Whether one visible row is the whole answer."""
+        self._latest = Latest.of(shape.base, self.names) if self.bare else None
+        self._timeless = shape.view.source.timestamp is None
+        self._how = shape.view.source.lag_us, shape.view.ttl_us, shape.view.closed
 
     @classmethod
     def of(cls, shape: Shape) -> "One | None":
         """None where the view can only be answered in columns."""
         return cls(shape) if Single.possible(shape.view, shape.base.schema) else None
 
-    def answer(self, cells: Sequence[Cell], floor: int, ceil: int) -> list[Any] | None:
+    def answers(self, found: Found, moments: Moments) -> list[Sequence[Any]] | None:
+        """Per key one value per feature; None where the cells of one must be read in columns."""
+        answers = self._as_they_lie(found, moments)
+        for i, answer in enumerate(answers):
+            if answer is None:
+                answers[i] = self.answer(found[i], moments.floor[i], moments.ceil[i])
+                if answers[i] is None:
+                    return None
+        return cast(list[Sequence[Any]], answers)
+
+    def _as_they_lie(self, found: Found, moments: Moments) -> list[Sequence[Any] | None]:
+        """The answers of keys whose latest value can be unpacked as a whole; None for all others."""
+        if self._latest is None or not len(found):
+            return [None] * len(found)
+        records, span = found.alone(BASE), (EARLIEST, LATEST) if self._timeless else moments.span(*self._how)
+        if len(records) > _ALONE:
+            start, end = span or latest_bounds(moments.at, *self._how)
+            return self._latest.many(records, start, end)
+        one = self._latest.one
+        if span:
+            return [one(record, *span) for record in records]
+        each = zip(records, moments.floor, moments.ceil, strict=True)
+        return [one(record, *latest_span(floor, ceil, *self._how)) for record, floor, ceil in each]
+
+    def answer(self, cells: Sequence[Cell], floor: int, ceil: int) -> Sequence[Any] | None:
         """One value per feature as of q, in [floor, ceil]; None where these cells must be read in columns."""
+        if self.bare and not cells:
+            return self.nothing
         columns = self._rows(cells)
         if columns is None:
             return None
@@ -62,26 +105,6 @@ class One:
     def to_table(self, answers: Sequence[Sequence[Any]]) -> pa.Table:
         """One row per answer."""
         return self._single.to_table(answers)
-
-    def latest(
-        self, cells: Sequence[Sequence[Cell]], floor: Sequence[int], ceil: Sequence[int]
-    ) -> list[Sequence[Any]] | None:
-        """`answer` of many keys of a view that is `bare`; None where a key has more than a base of one row."""
-        bases = [of_key[0] for of_key in cells if of_key]
-        if max(map(len, cells), default=0) > 1 or {base.slot for base in bases} - {BASE}:
-            return None
-        rows = self._shape.base.tuples([base.value for base in bases], self._told) if bases else []
-        if rows is None:
-            return None
-        view, found = self._shape.view, iter(rows)
-        timeless, lag, ttl, closed = view.source.timestamp is None, view.source.lag_us, view.ttl_us, view.closed
-        spans = {q: latest_span(*q, lag, ttl, closed) for q in set(zip(floor, ceil, strict=True))}
-        answers: list[Sequence[Any]] = []
-        for of_key, *q in zip(cells, floor, ceil, strict=True):
-            row = next(found) if of_key else None
-            start, end = spans[q[0], q[1]]
-            answers.append(row[1:] if row and (timeless or start <= row[0] < end) else self.nothing)
-        return answers
 
     def _rows(self, cells: Sequence[Cell]) -> Columns | None:
         """The events that the cells stand for, in order; None where their order is not to be seen from their times."""
@@ -106,7 +129,7 @@ class One:
     def _joined(self, parts: list[Columns]) -> Columns | None:
         if len(parts) < 2:
             return parts[0] if parts else self._empty
-        if self._shape.view.source.timestamp is None:
+        if self._timeless:
             return None
         at = self._time
         whole = [[value for part in parts for value in part[i]] for i in range(len(self._columns))]

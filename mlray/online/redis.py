@@ -15,7 +15,6 @@ replica and after a crash. It carries a token: repeated after a broken connectio
 time. A call holds the server up, for 10,000 cells written about 45 ms: what need not appear at once comes in parts.
 """
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from os import urandom
 from types import EllipsisType
@@ -25,11 +24,10 @@ from urllib.parse import quote
 from mlray.errors import StoreError
 from mlray.online.redis_scripts import COUNT, DROP, FORMAT, READ, REMOVE, WRITE, Call, Part
 from mlray.online.redis_server import Server
-from mlray.online.store import Cell, Held, Stats, checked_address, checked_space, conflict
+from mlray.online.store import VERSION, Cell, Found, Held, Stats, checked_address, checked_space, conflict
 
 SPACES = b"mlray:spaces"
 PAGE_KEYS, PAGE_BYTES = 1000, 4 << 20
-_VERSION = struct.Struct(">q")
 
 
 class RedisStore:
@@ -42,10 +40,10 @@ class RedisStore:
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[Held]:
         server = self._held()
         apart = [[request] for request in requests] if server.is_cluster else [requests]  # a call is for one slot
-        answers = [found for answer in server.run([_read(part) for part in apart]) for found in answer]
+        answers = [answer for part in server.run([_read(part) for part in apart]) for answer in part]
         return [
-            Held(self._known(space, found)[1], [*_cells(keys, found)] or [[] for _ in keys])
-            for (space, keys), found in zip(requests, answers, strict=True)
+            Held(self._known(space, answer)[1], _found(keys, answer))
+            for (space, keys), answer in zip(requests, answers, strict=True)
         ]
 
     def write(
@@ -105,9 +103,10 @@ class RedisStore:
                 [[found]] = self._held().run([_read([(space, keys)], PAGE_BYTES)])
                 if self._known(space, found)[0] is None:
                     return
-                for cells in _cells(keys, found):
+                seen = len(found) - 2
+                for cells in _found(keys[:seen], found):
                     yield from cells
-                keys = keys[len(found) - 2 :]
+                keys = keys[seen:]
 
     def _pages(self, space: str) -> Iterator[list[bytes]]:
         """The space's keys, ascending."""
@@ -163,13 +162,19 @@ def _read(requests: Sequence[tuple[str, Sequence[bytes]]], most: int = 0) -> Cal
     return READ.call(names, most, *(len(keys) for _, keys in requests))
 
 
-def _cells(keys: Sequence[bytes], found: Sequence[Any]) -> Iterator[list[Cell]]:
-    """What READ found of the keys, in slot order; nothing where there is no space."""
-    for key, flat in zip(keys, found[2:], strict=False):
-        slots = list(zip(flat[::2], flat[1::2], strict=True))
-        if len(slots) > 1:
-            slots.sort()
-        yield [Cell(key, slot, _VERSION.unpack_from(record)[0], record[_VERSION.size :]) for slot, record in slots]
+def _found(keys: Sequence[bytes], answer: Sequence[Any]) -> Found:
+    """What READ found of the keys; nothing where there is no space."""
+    slots, records, ends = list[bytes](), list[bytes](), list[int]()
+    for flat in answer[2:]:
+        if len(flat) == 2:
+            slots.append(flat[0])
+            records.append(flat[1])
+        else:
+            pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
+            slots += [slot for slot, _ in pairs]
+            records += [record for _, record in pairs]
+        ends.append(len(slots))
+    return Found(keys, slots, records, ends) if ends else Found.nothing(keys)
 
 
 def _write(
@@ -181,9 +186,9 @@ def _write(
         checked_address(*address)
     pairs: list[Part] = []
     for _, slot, version in deletes:
-        pairs += (slot, _VERSION.pack(version))
+        pairs += (slot, VERSION.pack(version))
     for cell in cells:
-        pairs += (cell.slot, _VERSION.pack(cell.version) + cell.value)
+        pairs += (cell.slot, VERSION.pack(cell.version) + cell.value)
     keys = [_key(space, of) for of in (b"", b":dropped", b":writes", b":keys")]
     keys += _cell_keys(space, (key for key, _, _ in addresses))
     expected = (b"any", b"") if isinstance(over, EllipsisType) else (b"none", b"") if over is None else (b"state", over)

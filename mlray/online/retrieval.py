@@ -24,20 +24,17 @@ from mlray.features.service import FeatureService
 from mlray.features.vector import Assembly, request_fields
 from mlray.features.view import BoundView
 from mlray.online.cells import Shape, shape_of, stored
-from mlray.online.encoding import key_bytes, plain_key
-from mlray.online.one import One
+from mlray.online.encoding import key_bytes, plain_keys
+from mlray.online.one import Moments, One
 from mlray.online.record import ViewState, read_state, space
 from mlray.online.status import Asked, Status, newest
-from mlray.online.store import Cell, OnlineStore
+from mlray.online.store import Cell, Found, OnlineStore
 
 FEW = 16
 """Rows up to which each is answered by itself."""
 
 _OF_SCHEMA = ("types", "names", "how", "shape", "one")
 """What of a reading follows from its events' schema alone."""
-
-_ALONE = 8
-"""Rows up to which latest values are looked up one by one."""
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 _How: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
@@ -98,45 +95,39 @@ class _View:
     def plain_keys(self, rows: pa.Table | Rows) -> list[bytes | None] | None:
         """Per row its key, None for one with a null; None for all where a value is not simply of the stored type."""
         names, types = self.names, self.types
-        if not isinstance(rows, pa.Table):
-            try:
-                return [plain_key([row[name] for name in names], types) for row in rows]
-            except (KeyError, SchemaError, OverflowError):
-                return None
-        for name, kind in zip(names, types, strict=True):
-            if name not in rows.column_names or rows.column(name).type != kind:
-                return None
-        parts = [rows.column(name).to_pylist() for name in names]
+        if not names:
+            return [b""] * len(rows)
         try:
-            return [plain_key(key, types) for key in zip(*parts, strict=True)] if names else [b""] * rows.num_rows
-        except SchemaError:
+            return plain_keys(_columns(rows, names, types), types)
+        except (KeyError, SchemaError, OverflowError):
             return None
 
-    def answers(
-        self, keys: Sequence[bytes | None], cells: Sequence[Sequence[Cell]], at: Instants
-    ) -> list[Sequence[Any]] | None:
-        """Per row its answer; None where a key's cells need columns. cells: those of the keys that are not None."""
-        one, found = self.one, iter(cells)
+    def answers(self, asked: "_Few", found: Found) -> list[Sequence[Any]] | None:
+        """Per row its answer; None where a key's cells need columns. found: the cells of those that are asked."""
+        reach, one = self.state.reach, self.one
         assert one is not None
-        asked = [next(found) if key is not None else None for key in keys]
-        floor, ceil, valid = at.floor.tolist(), at.ceil.tolist(), at.valid.tolist()
-        rows = [i for i, of_key in enumerate(asked) if of_key is not None and valid[i]]
-        if self.state.reach is not None and rows and (first := min([floor[i] for i in rows])) < self.state.reach:
+        if reach is not None and asked.keys and (first := min(asked.moments.floor)) < reach:
             raise _too_early(self, first)
-        answers: list[Sequence[Any]] = [one.nothing] * len(asked)
-        held = [asked[i] or () for i in rows]
-        if one.bare and len(rows) > _ALONE:
-            moments = [floor[i] for i in rows], [ceil[i] for i in rows]
-            if (latest := one.latest(held, *moments)) is not None:
-                for i, answer in zip(rows, latest, strict=True):
-                    answers[i] = answer
-                return answers
-        for i in rows:
-            single = one.answer(asked[i] or (), floor[i], ceil[i])
-            if single is None:
-                return None
-            answers[i] = single
-        return answers
+        answers = one.answers(found, asked.moments)
+        if answers is None or len(answers) == asked.count:
+            return answers
+        whole: list[Sequence[Any]] = [one.nothing] * asked.count
+        for row, answer in zip(asked.rows, answers, strict=True):
+            whole[row] = answer
+        return whole
+
+
+class _Few:
+    """Which of a request's `count` rows ask: those that have a key and an instant. All others get nothing."""
+
+    def __init__(self, keys: Sequence[bytes | None], at: Instants) -> None:
+        self.count = len(keys)
+        self.rows: Sequence[int] = range(len(keys))
+        if None in keys or not at.valid.all():
+            self.rows = [i for i, valid in enumerate(at.valid.tolist()) if valid and keys[i] is not None]
+            at = at.take(np.array(self.rows, np.int64))
+        self.keys = [key for row in self.rows if (key := keys[row]) is not None]
+        self.moments = Moments(at)
 
 
 @dataclass(frozen=True)
@@ -159,8 +150,7 @@ class Vectors:
     at: Instants
     table: pa.Table | None = None
     plain: Sequence[tuple[_View, Sequence[Sequence[Any]]]] = ()
-    places: Mapping[str, int] | None = None
-    """Where in the answers of all views a feature stands; None where not every feature is a view's."""
+    named: "_Named | None" = None
 
     def to_arrow(self) -> pa.Table:
         if self.table is not None:
@@ -172,15 +162,37 @@ class Vectors:
         return self.assembly.vectors(answers, request_fields(self.service, self.rows()), self.at)
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        if self.places is None or not all(view.one is not None and view.one.plain for view, _ in self.plain):
+        if self.named is None or not all(view.one is not None and view.one.plain for view, _ in self.plain):
             found: list[dict[str, Any]] = self.to_arrow().to_pylist()
             return found
-        rows = zip(*(answers for _, answers in self.plain), strict=True)
-        if list(self.places.values()) == list(range(len(self.places))):  # all features of all views, as they come
-            names = list(self.places)
-            return [dict(zip(names, chain.from_iterable(row), strict=False)) for row in rows]
-        whole = [list(chain.from_iterable(row)) for row in rows]
-        return [{name: row[place] for name, place in self.places.items()} for row in whole]
+        return self.named.rows([answers for _, answers in self.plain])
+
+
+class _Named:
+    """The features of a service that are all of views, as dicts of the answers of its readings."""
+
+    def __init__(self, service: FeatureService) -> None:
+        every = [(read, name) for read in service.reads for name in read.renamed.values()]
+        at = {pair: place for place, pair in enumerate(every)}
+        views = [item for item in service.items if isinstance(item, BoundView)]
+        places = {name: at[item.whole, name] for item in views for name in item.names}
+        self._names, self._places, self._blank = [name for _, name in every], places, dict.fromkeys(places)
+
+    @classmethod
+    def of(cls, service: FeatureService) -> "_Named | None":
+        """None where a feature is no view's."""
+        return cls(service) if all(isinstance(item, BoundView) for item in service.items) else None
+
+    def rows(self, answers: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, Any]]:
+        """answers: per reading, per row."""
+        found = map(chain.from_iterable, zip(*answers, strict=True))
+        if len(self._places) < len(self._names):
+            return [{name: row[place] for name, place in self._places.items()} for row in map(tuple, found)]
+        rows = []
+        for values in found:
+            rows.append(row := self._blank.copy())  # has its names, in order: half of what a new one costs
+            row.update(zip(self._names, values, strict=True))
+        return rows
 
 
 class Reader:
@@ -197,7 +209,7 @@ class Reader:
         self._reads = service.reads
         self._spaces = [space(bound.view) for bound in self._reads]
         self._views: list[_View] = []
-        self._places, self._assembly = _places(service), Assembly(service)
+        self._named, self._assembly = _Named.of(service), Assembly(service)
 
     def read(self, rows: pa.Table | Rows, at: Instants, *, status: Asked = False) -> Vectors:
         """One vector per row, in order, as `get_features` describes."""
@@ -220,7 +232,7 @@ class Reader:
             before, views = views, self._renewed([held.state for held in found])
             if _alike(before, views):
                 asked = [replace(one, view=view) for one, view in zip(asked, views, strict=True)]
-                return self._in_columns(asked, [held.cells for held in found], table, at, status)
+                return self._in_columns(asked, [[*held.cells] for held in found], table, at, status)
 
     def _bare(self) -> bool:
         """Whether all that is read are latest values, which are looked up faster than they are put into columns."""
@@ -230,26 +242,26 @@ class Reader:
         """None where a view or the cells of a key need columns, or events have another schema by now."""
         if not all(view.one for view in views):
             return None
-        made: dict[_How, list[bytes | None] | None] = {}  # views that are read by the same columns share their keys
+        made: dict[_How, _Few | None] = {}  # views that are read by the same columns share their keys
         for view in views:
             if view.how not in made:
-                made[view.how] = view.plain_keys(rows)
-        keys = [made[view.how] for view in views]
-        if None in keys:
+                keys = view.plain_keys(rows)
+                made[view.how] = None if keys is None else _Few(keys, at)
+        asked = [few for view in views if (few := made[view.how])]
+        if len(asked) < len(views):
             return None
-        asked = {how: [key for key in of_view or () if key is not None] for how, of_view in made.items()}
-        found = self.store.read([(name, asked[view.how]) for name, view in zip(self._spaces, views, strict=True)])
+        found = self.store.read([(name, few.keys) for name, few in zip(self._spaces, asked, strict=True)])
         before, views = views, self._renewed([held.state for held in found])
         if not _alike(before, views):
             return None
         plain = []
-        for view, held, of_view in zip(views, found, keys, strict=True):
-            answers = view.answers(of_view or (), held.cells, at)
+        for view, held, few in zip(views, found, asked, strict=True):
+            answers = view.answers(few, held.cells)
             if answers is None:
                 return None
             plain.append((view, answers))
         table = partial(self._as_table, rows) if not isinstance(rows, pa.Table) else lambda: rows
-        return Vectors(self.service, self._assembly, table, at, plain=plain, places=self._places)
+        return Vectors(self.service, self._assembly, table, at, plain=plain, named=self._named)
 
     def _in_columns(
         self, asked: list[_Asked], cells: list[list[list[Cell]]], rows: pa.Table, at: Instants, status: Asked
@@ -336,13 +348,14 @@ def _distinct_keys(table: pa.Table, complete: NDArray[np.bool_]) -> tuple[list[b
     return list(position), codes
 
 
-def _places(service: FeatureService) -> dict[str, int] | None:
-    """Where each feature stands among all features of all readings; None where one is no view's."""
-    if not all(isinstance(item, BoundView) for item in service.items):
-        return None
-    every = [(read, name) for read in service.reads for name in read.renamed.values()]
-    at = {pair: place for place, pair in enumerate(every)}
-    return {name: at[item.whole, name] for item in service.items if isinstance(item, BoundView) for name in item.names}
+def _columns(rows: pa.Table | Rows, names: Sequence[str], types: Sequence[pa.DataType]) -> list[list[Any]]:
+    """KeyError where a column is missing, SchemaError where one of a table is of another type."""
+    if not isinstance(rows, pa.Table):
+        return [[row[name] for row in rows] for name in names]
+    for name, kind in zip(names, types, strict=True):
+        if rows.column(name).type != kind:
+            raise SchemaError(f"column '{name}' is {rows.column(name).type}, not {kind}")
+    return [rows.column(name).to_pylist() for name in names]
 
 
 def _too_early(view: _View, floor: int) -> TimeError:

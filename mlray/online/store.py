@@ -5,10 +5,12 @@ caller's affair. The greater version of a cell stays, whatever the order of arri
 """
 
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from types import EllipsisType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from mlray.errors import ConfigError, Conflict, InvalidName, StoreError, did_you_mean
 
@@ -16,6 +18,7 @@ LONGEST_SPACE = 200
 LONGEST_SLOT = 200
 SORTED_KEY = 128
 VERSIONS = range(-(2**63), 2**63)
+VERSION = struct.Struct(">q")
 SENTINEL = (
     "Redis Sentinel is not spoken; give redis:// or rediss:// with a name that follows the primary (a proxy, DNS, a "
     "managed service's endpoint), or any node of a Redis Cluster"
@@ -33,14 +36,67 @@ class Cell(NamedTuple):
     value: bytes
 
 
-class Held(NamedTuple):
-    """What one request of a read found: the space's state, and per key in order its cells in slot order.
+class Found:
+    """Of each key in order its cells in slot order, [] for a key that the space does not hold.
 
-    state: what the last write with a state gave; None before that. cells: [] for a key that the space does not hold.
+    A cell is made when it is looked at: a read of many keys asks for their bytes and for few cells. slots, records: of
+    all cells, those of a key together; a record is the version, 8 bytes in big-endian order, then the value. ends: per
+    key how many cells there are up to its last.
     """
 
+    __slots__ = ("ends", "keys", "records", "slots")
+
+    def __init__(self, keys: Sequence[bytes], slots: list[bytes], records: list[bytes], ends: list[int]) -> None:
+        self.keys, self.slots, self.records, self.ends = keys, slots, records, ends
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes], cells: Sequence[Sequence[Cell]]) -> Self:
+        every = [cell for of_key in cells for cell in of_key]
+        records = [VERSION.pack(cell.version) + cell.value for cell in every]
+        return cls(keys, [cell.slot for cell in every], records, list(accumulate(map(len, cells))))
+
+    @classmethod
+    def nothing(cls, keys: Sequence[bytes]) -> Self:
+        return cls(keys, [], [], [0] * len(keys))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> list[Cell]:
+        first = self.ends[i - 1] if i else 0
+        key, held = self.keys[i], slice(first, self.ends[i])
+        return [
+            Cell(key, slot, VERSION.unpack_from(record)[0], record[VERSION.size :])
+            for slot, record in zip(self.slots[held], self.records[held], strict=True)
+        ]
+
+    def __iter__(self) -> Iterator[list[Cell]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == (list(other) if isinstance(other, Found) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def alone(self, slot: bytes) -> list[bytes]:
+        """Per key the record of its cell where it has one only, in `slot`; b"" for any other key."""
+        if self.ends == list(range(1, len(self.ends) + 1)) and self.slots.count(slot) == len(self.slots):
+            return self.records
+        starts = [0, *self.ends]
+        return [
+            self.records[start] if end == start + 1 and self.slots[start] == slot else b""
+            for start, end in pairwise(starts)
+        ]
+
+
+class Held(NamedTuple):
+    """What one request of a read found. state: what the last write with a state gave; None before that."""
+
     state: bytes | None
-    cells: list[list[Cell]]
+    cells: Found
 
 
 @dataclass(frozen=True, slots=True)

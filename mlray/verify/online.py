@@ -17,6 +17,6 @@ def stored_events(store: OnlineStore, view: FeatureView, key: pa.Table) -> Side:
     events.
     """
     [held] = store.read([(space(view), key_bytes(key))])
-    found = stored(shape_of(view, read_state(view, held.state).events), held.cells)
+    found = stored(shape_of(view, read_state(view, held.state).events), [*held.cells])
     based = found.rows.filter(pa.array(found.commits < 0))
     return Side(found.rows, pc.min(based.column(TS)).as_py() if found.tiles else None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlray.errors import SchemaError
 from mlray.features.single import to_arrow
-from mlray.online.codec import IN_ORDER, Layout
+from mlray.online.codec import Layout
 from mlray.online.encoding import key_bytes
 
 VALUES: list[tuple[pa.DataType, list[Any]]] = [
@@ -165,29 +165,6 @@ def test_a_row_alone_is_the_same_bytes_whichever_way_it_is_cut(rows: list[tuple[
 def test_rows_with_texts_are_cut_one_by_one() -> None:
     table = pa.table({"s": ["a", "bcd"]})
     assert Layout(table.schema).encode(table).alone(np.arange(2), 0, np.zeros(2, np.uint8)) == {}
-
-
-def test_values_of_one_row_each_are_read_together() -> None:
-    rows = pa.table({"n": list(range(100)), "x": [i / 7 for i in range(100)]})
-    layout = Layout(rows.schema)
-    values = [layout.encode(rows).cut(i, i + 1, i, IN_ORDER) for i in range(100)]
-    assert layout.tuples(values, ["x", "n"]) == [(i / 7, i) for i in range(100)]
-
-
-@pytest.mark.parametrize("other", ["two rows", "not in order", "a tail", "a null", "another schema"])
-def test_among_them_is_none_of_another_kind(other: str) -> None:
-    rows = pa.table({"n": pa.array([1, None, 3], pa.int64()), "x": [0.1, 0.2, 0.3]})
-    layout, renamed = Layout(rows.schema), Layout(rows.rename_columns(["n", "y"]).schema)
-    value = {
-        "two rows": layout.encode(rows).cut(0, 2, 0, IN_ORDER),
-        "not in order": layout.encode(rows).cut(0, 1, 0, 0),
-        "a tail": layout.encode(rows).cut(0, 1, 0, IN_ORDER, b"tail"),
-        "a null": layout.encode(rows).cut(1, 2, 0, IN_ORDER),
-        "another schema": renamed.encode(rows.rename_columns(["n", "y"])).cut(0, 1, 0, IN_ORDER),
-    }[other]
-    good = layout.encode(rows).cut(2, 3, 0, IN_ORDER)
-    assert layout.tuples([good, good], ["n", "x"]) == [(3, 0.3)] * 2
-    assert layout.tuples([good, value], ["n", "x"]) is None
 
 
 def test_keys_of_38_digits_differ_in_the_last_one() -> None:

@@ -1,43 +1,51 @@
-"""Latest values of many keys at once: looked up together, the same as in columns."""
+"""Latest values: few and many at once, as they lie in one base of one row or otherwise, the same as in columns."""
 
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 import mlray as ml
-from mlray.features.rows import events
+from mlray.features.rows import TS, events
 from mlray.features.types import INSTANT, instants
 from mlray.online import state
+from mlray.online.codec import IN_ORDER, Layout
+from mlray.online.latest import Latest
 from mlray.online.retrieval import Reader
-from mlray.online.store import OnlineStore, open_store
+from mlray.online.store import VERSION, OnlineStore, open_store
 
 NOON = 1_773_057_600_000_000
 MINUTE = 60_000_000
+XS = [k / 3 if k % 7 else None for k in range(30)]
 
 
 def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureService:
-    """A view of bare columns with at most one event per key, on the minute, loaded up to noon."""
+    """A view of bare columns with at most one event per key, on the minute, loaded up to noon. Every seventh x is
+    null.
+    """
     source = ml.DeltaSource("s", path="s", timestamp="at", lag=ml.minutes(rng.choice([0, 2])))
     view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["x", "n"], **declared)
     at = [NOON - rng.randrange(0, 9) * MINUTE for _ in range(30)]
-    table = pa.table({"k": range(30), "at": pa.array(at, INSTANT), "x": [k / 3 for k in range(30)], "n": range(30)})
+    table = pa.table({"k": range(30), "at": pa.array(at, INSTANT), "x": XS, "n": range(30)})
     state.load(store, view, events(view, table), version=0, until=NOON, history=0)
     return ml.FeatureService("f", features=[view])
 
 
 @pytest.mark.parametrize("closed", ["left", "right"])
 @pytest.mark.parametrize("ttl", [None, ml.minutes(4)])
+@pytest.mark.parametrize("rows", [5, 60])
 @pytest.mark.parametrize("seed", range(4))
-def test_they_are_what_columns_give(seed: int, ttl: Any, closed: Any) -> None:
-    rng, store = Random(seed), open_store(f"memory://latest-{seed}-{ttl}-{closed}")
+def test_they_are_what_columns_give(seed: int, rows: int, ttl: Any, closed: Any) -> None:
+    rng, store = Random(seed), open_store(f"memory://latest-{seed}-{rows}-{ttl}-{closed}")
     service = loaded(store, rng, ttl=ttl, closed=closed)
-    keys = pa.table({"k": pa.array([rng.choice([None, 99, *range(30)]) for _ in range(60)], pa.int64())})
-    moments = [rng.choice([None, NOON, NOON + 1, NOON + 2 * MINUTE, NOON + 5 * MINUTE]) for _ in range(60)]
-    at = instants(pa.array(moments, INSTANT), "at")
-    together, columns = Reader(store, service), Reader(store, service, few=0)
-    assert together.read(keys, at).to_arrow().equals(columns.read(keys, at).to_arrow())
+    keys = pa.table({"k": pa.array([rng.choice([None, 99, *range(30)]) for _ in range(rows)], pa.int64())})
+    moments = [NOON, NOON + 1, NOON + 2 * MINUTE, NOON + 5 * MINUTE]
+    for many in (moments, [None, *moments], [rng.choice(moments)]):
+        at = instants(pa.array([rng.choice(many) for _ in range(rows)], INSTANT), "at")
+        together, columns = Reader(store, service), Reader(store, service, few=0)
+        assert together.read(keys, at).to_arrow().equals(columns.read(keys, at).to_arrow())
 
 
 def test_a_key_with_a_later_batch_is_answered_too() -> None:
@@ -50,3 +58,57 @@ def test_a_key_with_a_later_batch_is_answered_too() -> None:
     assert Reader(store, service).read(pa.table({"k": range(30)}), at).to_pylist()[6:8] == [
         {"x": 2.0, "n": 6}, {"x": 0.5, "n": 70},
     ]  # fmt: skip
+
+
+# Records
+
+
+ROWS = pa.table({"n": pa.array([1, None, 3], pa.int64()), TS: [10, 20, 30], "x": [0.1, 0.2, 0.3]})
+LAYOUT = Layout(ROWS.schema)
+
+
+def record(first: int, last: int, flags: int = IN_ORDER, tail: bytes = b"", rows: pa.Table = ROWS) -> bytes:
+    return VERSION.pack(-7) + Layout(rows.schema).encode(rows).cut(first, last, 99, flags, tail)
+
+
+@pytest.mark.parametrize("names", [["n", "x"], ["x", "n"], ["x"]])
+def test_rows_are_read_as_they_lie_under_any_names(names: list[str]) -> None:
+    latest = Latest(LAYOUT, names)
+    one, three = ([{"n": n, "x": x}[name] for name in names] for n, x in ((1, 0.1), (3, 0.3)))
+    assert list(map(list, latest.many([record(0, 1), record(2, 3)], 0, 31))) == [one, three]
+    assert [list(latest.one(lying, 0, 31) or ()) for lying in (record(0, 1), record(2, 3))] == [one, three]
+
+
+def test_a_null_is_none() -> None:
+    rows = pa.table({"n": pa.array([None, 2], pa.int64()), TS: [10, 20], "x": pa.array([0.5, None])})
+    lying, found = [record(0, 1, rows=rows), record(1, 2, rows=rows)], [(0.5, None), (None, 2)]
+    latest = Latest(LAYOUT, ["x", "n"])
+    assert [latest.one(each, 0, 31) for each in lying] == latest.many(lying, 0, 31) == found
+
+
+def test_a_row_of_another_time_gives_nulls() -> None:
+    latest, spans = Latest(LAYOUT, ["n", "x"]), [(10, 11), (11, 20), (0, 10)]
+    found = [(1, 0.1), [None, None], [None, None]]
+    assert [latest.one(record(0, 1), start, end) for start, end in spans] == found
+    starts, ends = (np.array(bounds) for bounds in zip(*spans, strict=True))
+    assert latest.many([record(0, 1)] * 3, starts, ends) == found
+
+
+@pytest.mark.parametrize("other", ["two rows", "not in order", "a tail", "no time", "another schema", "nothing"])
+def test_what_lies_otherwise_is_left_out_and_spoils_no_other(other: str) -> None:
+    lying = {
+        "two rows": record(0, 2),
+        "not in order": record(0, 1, flags=0),
+        "a tail": record(0, 1, tail=b"tail"),
+        "no time": record(0, 1, rows=ROWS.set_column(1, TS, pa.nulls(3, pa.int64()))),
+        "another schema": record(0, 1, rows=ROWS.rename_columns(["n", TS, "y"])),
+        "nothing": b"",
+    }[other]
+    latest = Latest(LAYOUT, ["n", "x"])
+    assert latest.one(lying, 0, 31) is None
+    assert latest.many([record(2, 3), lying, record(0, 1)], 0, 31) == [(3, 0.3), None, (1, 0.1)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.decimal128(9, 2)], ids=str)
+def test_texts_and_decimals_are_not_read_so(kind: pa.DataType) -> None:
+    assert Latest.of(Layout(pa.schema([("t", kind), (TS, pa.int64())])), ["t"]) is None

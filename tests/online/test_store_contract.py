@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from mlray.errors import ConfigError, Conflict, InvalidName, StoreError
-from mlray.online.store import Cell, Held, OnlineStore, Stats, open_store
+from mlray.online.store import VERSION, Cell, Held, OnlineStore, Stats, open_store
 from tests.redis_server import redis_call
 from tests.soak import rounds
 
@@ -76,6 +76,14 @@ def test_a_key_has_its_cells_in_slot_order(store: OnlineStore) -> None:
     slots = [b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"ab", b"b", b"\xff", b"\xff" * 200]
     store.write("s", [cell(b"k", slot, slot=slot) for slot in reversed(slots)])
     assert values(store, b"k") == slots
+
+
+def test_the_only_cell_of_a_key_is_told_as_it_lies(store: OnlineStore) -> None:
+    store.write("s", [cell(b"a", b"1"), cell(b"b"), cell(b"b", slot=b"x"), cell(b"c", slot=b"x"), cell(b"d", b"4")])
+    some, all_alone, none = store.read([("s", [b"a", b"b", b"c", b"e"]), ("s", [b"d", b"a", b"d"]), ("none", [b"a"])])
+    one, four = (VERSION.pack(1) + value for value in (b"1", b"4"))
+    assert some.cells.alone(b"") == [one, b"", b"", b""]
+    assert (all_alone.cells.alone(b""), none.cells.alone(b"")) == ([four, one, four], [b""])
 
 
 # Versions

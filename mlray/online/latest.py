@@ -1,0 +1,92 @@
+"""Latest values as they lie: of a key whose only cell is a base of one row, which is unpacked as a whole.
+
+    version  8 bytes, of the record
+    head    10 bytes: format, flags, id of the schema, one row
+    until    8 bytes
+    tail     4 bytes: none
+    valid    a bit per column: it has a value
+    columns  of fixed width
+
+Head and tail are known beforehand, so two comparisons of bytes say that a record lies so.
+"""
+
+import struct
+from collections.abc import Sequence
+from itertools import accumulate, pairwise, starmap
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from mlray.aggregation.window import Times
+from mlray.features.rows import TS
+from mlray.online.codec import Layout
+from mlray.online.store import VERSION
+
+_INTEGER = struct.Struct("<q")
+_TAIL = 4
+
+
+class Latest:
+    """The columns `names` of records of one row. A record is a version and a value, as the store has it."""
+
+    def __init__(self, layout: Layout, names: Sequence[str]) -> None:
+        codes = dict(zip(layout.schema.names, layout.codes or (), strict=True))
+        self._head, self._tail, self._full = layout.alone, bytes(_TAIL), layout.full
+        parts = accumulate([VERSION.size, len(self._head), _INTEGER.size, _TAIL, len(self._full)])
+        self._head_at, _, self._tail_at, self._valid_at = starmap(slice, pairwise(parts))
+        cells = [code if name in names else f"{_size([code])}x" for name, code in codes.items()]
+        self._values = struct.Struct(f"<{self._valid_at.stop}x{''.join(cells)}")
+        self._time_at = self._valid_at.stop + _size(list(codes.values())[: list(codes).index(TS)])
+        bits = {name: (i // 8, 1 << i % 8) for i, name in enumerate(codes)}
+        self._timed, self._bits = bits[TS], [bit for name, bit in bits.items() if name in names]
+        self._blank, self._nothing = bytes(self._values.size), [None] * len(names)
+        lie = [name for name in codes if name in names]
+        self._picked = None if lie == list(names) else itemgetter(*map(lie.index, names))
+
+    @classmethod
+    def of(cls, layout: Layout, names: Sequence[str]) -> "Latest | None":
+        """None where a column is of no fixed width, or is not told as it lies."""
+        return None if layout.codes is None else cls(layout, names)
+
+    def one(self, record: bytes, start: int, end: int) -> Sequence[Any] | None:
+        """The values of a row with start <= time < end, of another one nulls; None where the record lies otherwise."""
+        if len(record) != len(self._blank):
+            return None
+        if record[self._head_at] != self._head or record[self._tail_at] != self._tail:
+            return None
+        values, valid = self._values.unpack(record), record[self._valid_at]
+        if valid != self._full:
+            if not valid[self._timed[0]] & self._timed[1]:
+                return None
+            values = self._without(values, valid)
+        if not start <= _INTEGER.unpack_from(record, self._time_at)[0] < end:
+            return self._nothing
+        return values if self._picked is None else self._picked(values)
+
+    def many(self, records: list[bytes], start: int | Times, end: int | Times) -> list[Sequence[Any] | None]:
+        """`one` of each; start, end: of all, or of each."""
+        size = len(self._blank)
+        if set(map(len, records)) != {size}:
+            records = [record if len(record) == size else self._blank for record in records]
+        joined = b"".join(records)
+        grid = np.frombuffer(joined, np.uint8).reshape(-1, size)
+        lie = (grid[:, self._head_at] == np.frombuffer(self._head, np.uint8)).all(axis=1)
+        lie &= (grid[:, self._tail_at] == 0).all(axis=1)
+        valid, rows = grid[:, self._valid_at], list(self._values.iter_unpack(joined))
+        for i in np.flatnonzero((valid != np.frombuffer(self._full, np.uint8)).any(axis=1)).tolist():
+            lie[i] &= bool(valid[i, self._timed[0]] & self._timed[1])
+            rows[i] = self._without(rows[i], valid[i].tobytes())
+        times = np.ndarray(len(records), "<i8", joined, self._time_at, size)
+        values: list[Sequence[Any] | None] = list(rows if self._picked is None else map(self._picked, rows))
+        for i in np.flatnonzero(~(lie & (times >= start) & (times < end))).tolist():
+            values[i] = self._nothing if lie[i] else None
+        return values
+
+    def _without(self, values: Sequence[Any], valid: bytes) -> tuple[Any, ...]:
+        """None for the values of those columns that have none."""
+        return tuple([v if valid[at] & bit else None for v, (at, bit) in zip(values, self._bits, strict=True)])
+
+
+def _size(codes: Sequence[str]) -> int:
+    return struct.calcsize("<" + "".join(codes))
