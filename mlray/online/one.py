@@ -27,15 +27,16 @@ _AS_THEY_ARE = (pa.float64(), pa.int64(), pa.string(), pa.bool_(), pa.int32(), p
 
 
 class Moments:
-    """The instants of some rows, also as lists."""
+    """The instants of some rows, also as lists. first: the least of them."""
 
     def __init__(self, at: Instants) -> None:
         self.at, self.floor, self.ceil = at, at.floor.tolist(), at.ceil.tolist()
+        self.first: int = min(self.floor, default=LATEST)
         self._alike = len(set(self.floor)) == 1 == len(set(self.ceil))
 
     def span(self, lag: int, ttl: int | None, closed: Closed) -> tuple[int, int] | None:
         """The `latest_span` of all of them; None where they differ."""
-        return latest_span(self.floor[0], self.ceil[0], lag, ttl, closed) if self._alike else None
+        return latest_span(self.first, self.ceil[0], lag, ttl, closed) if self._alike else None
 
 
 class One:

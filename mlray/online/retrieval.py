@@ -106,8 +106,8 @@ class _View:
         """Per row its answer; None where a key's cells need columns. found: the cells of those that are asked."""
         reach, one = self.state.reach, self.one
         assert one is not None
-        if reach is not None and asked.keys and (first := min(asked.moments.floor)) < reach:
-            raise _too_early(self, first)
+        if reach is not None and asked.moments.first < reach:
+            raise _too_early(self, asked.moments.first)
         answers = one.answers(found, asked.moments)
         if answers is None or len(answers) == asked.count:
             return answers
@@ -123,8 +123,9 @@ class _Few:
     def __init__(self, keys: Sequence[bytes | None], at: Instants) -> None:
         self.count = len(keys)
         self.rows: Sequence[int] = range(len(keys))
-        if None in keys or not at.valid.all():
-            self.rows = [i for i, valid in enumerate(at.valid.tolist()) if valid and keys[i] is not None]
+        valid = at.valid.tolist()
+        if None in keys or False in valid:
+            self.rows = [i for i, known in enumerate(valid) if known and keys[i] is not None]
             at = at.take(np.array(self.rows, np.int64))
         self.keys = [key for row in self.rows if (key := keys[row]) is not None]
         self.moments = Moments(at)

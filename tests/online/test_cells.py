@@ -8,7 +8,7 @@ import pytest
 import mlray as ml
 from mlray.features.rows import events
 from mlray.features.types import INSTANT
-from mlray.online.cells import batch_cells, shape_of
+from mlray.online.cells import base_cells, batch_cells, shape_of
 from mlray.online.codec import IN_ORDER
 
 NOON = 1_773_057_600_000_000
@@ -33,3 +33,13 @@ def test_one_event_is_in_order_as_two_are() -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_one_that_the_sources_condition_leaves_out_is_not_read_as_it_lies(kept: bool) -> None:
     assert flags("ok", k=[1], n=[1], ok=[kept]) == {1: IN_ORDER if kept else 0}
+
+
+def test_bases_come_in_the_order_of_their_keys() -> None:
+    source = ml.DeltaSource("s", path="s", timestamp="at")
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["x"])
+    rows = pa.table({"k": list("cadbca"), "at": pa.array(range(6), INSTANT), "x": range(6)})
+    found = list(base_cells(shape_of(view, events(view, rows).schema), events(view, rows), 0, 9, 0))
+    assert [(cell.key[-1:], held) for cell, held in found] == [(b"a", 2), (b"b", 1), (b"c", 2), (b"d", 1)]
+    shape = shape_of(view, events(view, rows).schema)
+    assert [shape.base.plain(cell.value)[1][-1] for cell, _ in found] == [[1, 5], [3], [0, 4], [2]]

@@ -35,7 +35,7 @@ def half(txn):
     cursor = txn.cursor()
     cursor.first()
     while cursor.next():
-        if cursor.key().startswith(b"c"):
+        if cursor.key().startswith(b"z"):
             txn.put(cursor.key(), cursor.value()[:8] + b"torn")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -186,6 +186,15 @@ def test_a_writer_killed_inside_its_transaction_leaves_the_old_state_and_no_lock
         assert store.write("s", cells(2, 0)) == len(KEYS)
 
 
+def test_cells_of_a_new_space_fill_their_pages(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        for space in ("s", "t"):
+            for first in range(0, len(KEYS), 500):
+                store.write(space, cells(1, 280)[first : first + 500], state=b"loaded")
+    with lmdb.open(str(tmp_path), readonly=True) as environment, environment.begin() as txn:
+        assert txn.stat()["leaf_pages"] * 4096 < 1.15 * 2 * len(KEYS) * 310
+
+
 def test_a_drop_that_was_cut_short_is_finished_by_the_next_one(tmp_path: Path) -> None:
     with opened(tmp_path / "store") as store:
         store.write("s", cells(1, 0))
@@ -255,7 +264,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, path: str) -> N
 
 
 @pytest.mark.parametrize(("key", "record", "message"), [
-    (b"format", b"mlray online store 2", "has format 2, this mlray knows formats up to 1; install a newer mlray"),
+    (b"format", b"mlray online store 3", "has format 3, this mlray knows format 2; install a newer mlray"),
+    (b"format", b"mlray online store 1", "has format 1, this mlray knows format 2; install the older mlray"),
     (b"format", b"mlray online store ?", "another program's LMDB file"),
     (b"anything", b"else", "another program's LMDB file"),
 ])
