@@ -53,7 +53,7 @@ def count_below(array: Ranges, lo: Ranges, hi: Ranges, bound: Ranges) -> Ranges:
         count += np.where(up, hi0 - lo0, 0)
         lo = np.where(up, zeros[-1] + lo - lo0, lo0)
         hi = np.where(up, zeros[-1] + hi - hi0, hi0)
-        array = np.concatenate((array[~one], array[one]))
+        array = np.concatenate((np.compress(~one, array), np.compress(one, array)))  # no branch to guess wrongly
     return np.where(everything, length, count)
 
 

@@ -23,5 +23,5 @@ def select(array: Ranges, lo: Ranges, hi: Ranges, rank: Ranges) -> Ranges:
         lo = np.where(up, zeros[-1] + lo - lo0, lo0)
         hi = np.where(up, zeros[-1] + hi - hi0, hi0)
         found |= up.astype(np.int64) << bit
-        array = np.concatenate((array[~one], array[one]))
+        array = np.concatenate((np.compress(~one, array), np.compress(one, array)))  # no branch to guess wrongly
     return found
