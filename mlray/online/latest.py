@@ -1,4 +1,4 @@
-"""Latest values as they lie: of a key whose only cell is a base of one row, which is unpacked as a whole.
+"""Latest values as they lie: of keys whose cells are of one row each, which is unpacked as a whole.
 
     version  8 bytes, of the record
     head    10 bytes: format, flags, id of the schema, one row
@@ -34,10 +34,11 @@ class Latest:
         codes = dict(zip(layout.schema.names, layout.codes or (), strict=True))
         self._head, self._tail, self._full = layout.alone, bytes(_TAIL), layout.full
         parts = accumulate([VERSION.size, len(self._head), _INTEGER.size, _TAIL, len(self._full)])
-        self._head_at, _, self._tail_at, self._valid_at = starmap(slice, pairwise(parts))
-        cells = [code if name in names else f"{_size([code])}x" for name, code in codes.items()]
+        self._head_at, self._until_at, self._tail_at, self._valid_at = starmap(slice, pairwise(parts))
+        sizes = [struct.calcsize(f"<{code}") for code in codes.values()]
+        self._at = dict(zip(codes, accumulate(sizes, initial=self._valid_at.stop), strict=False))
+        cells = [code if name in names else f"{size}x" for size, (name, code) in zip(sizes, codes.items(), strict=True)]
         self._values = struct.Struct(f"<{self._valid_at.stop}x{''.join(cells)}")
-        self._time_at = self._valid_at.stop + _size(list(codes.values())[: list(codes).index(TS)])
         bits = {name: (i // 8, 1 << i % 8) for i, name in enumerate(codes)}
         self._timed, self._bits = bits[TS], [bit for name, bit in bits.items() if name in names]
         self._blank, self._nothing = bytes(self._values.size), [None] * len(names)
@@ -49,20 +50,34 @@ class Latest:
         """None where a column is of no fixed width, or is not told as it lies."""
         return None if layout.codes is None else cls(layout, names)
 
-    def one(self, record: bytes, start: int, end: int) -> Sequence[Any] | None:
-        """The values of a row with start <= time < end, of another one nulls; None where the record lies otherwise."""
-        if len(record) != len(self._blank):
+    def time(self, record: bytes) -> int | None:
+        """Of the row; None where the record lies otherwise."""
+        if len(record) != len(self._blank) or record[self._head_at] != self._head:
             return None
-        if record[self._head_at] != self._head or record[self._tail_at] != self._tail:
+        valid = record[self._valid_at]
+        if record[self._tail_at] != self._tail or not valid[self._timed[0]] & self._timed[1]:
             return None
+        return self.integer(record, TS)
+
+    def integer(self, record: bytes, name: str) -> int:
+        """The cell of an int64 column."""
+        return int(_INTEGER.unpack_from(record, self._at[name])[0])
+
+    def until(self, record: bytes) -> int:
+        return int(_INTEGER.unpack_from(record, self._until_at.start)[0])
+
+    def values(self, record: bytes) -> Sequence[Any]:
         values, valid = self._values.unpack(record), record[self._valid_at]
         if valid != self._full:
-            if not valid[self._timed[0]] & self._timed[1]:
-                return None
             values = self._without(values, valid)
-        if not start <= _INTEGER.unpack_from(record, self._time_at)[0] < end:
-            return self._nothing
         return values if self._picked is None else self._picked(values)
+
+    def one(self, record: bytes, start: int, end: int) -> Sequence[Any] | None:
+        """The values of a row with start <= time < end, of another one nulls; None where the record lies otherwise."""
+        time = self.time(record)
+        if time is None:
+            return None
+        return self.values(record) if start <= time < end else self._nothing
 
     def many(self, records: list[bytes], start: int | Times, end: int | Times) -> list[Sequence[Any] | None]:
         """`one` of each; start, end: of all, or of each."""
@@ -77,7 +92,7 @@ class Latest:
         for i in np.flatnonzero((valid != np.frombuffer(self._full, np.uint8)).any(axis=1)).tolist():
             lie[i] &= bool(valid[i, self._timed[0]] & self._timed[1])
             rows[i] = self._without(rows[i], valid[i].tobytes())
-        times = np.ndarray(len(records), "<i8", joined, self._time_at, size)
+        times = np.ndarray(len(records), "<i8", joined, self._at[TS], size)
         values: list[Sequence[Any] | None] = list(rows if self._picked is None else map(self._picked, rows))
         for i in np.flatnonzero(~(lie & (times >= start) & (times < end))).tolist():
             values[i] = self._nothing if lie[i] else None
@@ -86,7 +101,3 @@ class Latest:
     def _without(self, values: Sequence[Any], valid: bytes) -> tuple[Any, ...]:
         """None for the values of those columns that have none."""
         return tuple([v if valid[at] & bit else None for v, (at, bit) in zip(values, self._bits, strict=True)])
-
-
-def _size(codes: Sequence[str]) -> int:
-    return struct.calcsize("<" + "".join(codes))

@@ -14,10 +14,10 @@ import pyarrow as pa
 from mlray.aggregation.window import EARLIEST, LATEST, Closed, Instants, latest_bounds, latest_span
 from mlray.features.rows import KNOWN, TS
 from mlray.features.single import Single
-from mlray.online.cells import BASE, Shape
+from mlray.online.cells import BASE, COMMIT, Shape
 from mlray.online.codec import IN_ORDER
 from mlray.online.latest import Latest
-from mlray.online.store import Cell, Found
+from mlray.online.store import Cell, Found, version_of
 
 Columns: TypeAlias = Sequence[Sequence[Any]]
 _ALONE = 16
@@ -38,6 +38,10 @@ class Moments:
         """The `latest_span` of all of them; None where they differ."""
         return latest_span(self.first, self.ceil[0], lag, ttl, closed) if self._alike else None
 
+    def spans(self, lag: int, ttl: int | None, closed: Closed) -> list[tuple[int, int]]:
+        """The `latest_span` of each."""
+        return [latest_span(*q, lag, ttl, closed) for q in zip(self.floor, self.ceil, strict=True)]
+
 
 class One:
     """A view's features of one key at one instant. names, types: of the features, in order; plain: whether every value
@@ -56,7 +60,8 @@ class One:
         self._empty: Columns = [()] * len(schema.names)
         self.bare = not shape.view.aggregates and self._known is None
         """Whether one visible row is the whole answer."""
-        self._latest = Latest.of(shape.base, self.names) if self.bare else None
+        self._base = Latest.of(shape.base, self.names) if self.bare else None
+        self._batch = Latest.of(shape.batch, self.names) if self.bare else None
         self._timeless = shape.view.source.timestamp is None
         self._how = shape.view.source.lag_us, shape.view.ttl_us, shape.view.closed
 
@@ -77,22 +82,42 @@ class One:
 
     def _as_they_lie(self, found: Found, moments: Moments) -> list[Sequence[Any] | None]:
         """The answers of keys whose latest value can be unpacked as a whole; None for all others."""
-        if self._latest is None or not len(found):
+        base = self._base
+        if base is None or not len(found):
             return [None] * len(found)
         records, span = found.alone(BASE), (EARLIEST, LATEST) if self._timeless else moments.span(*self._how)
+        spans = [span] * len(found) if span else moments.spans(*self._how)
         if len(records) > _ALONE:
-            start, end = span or latest_bounds(moments.at, *self._how)
-            return self._latest.many(records, start, end)
-        one = self._latest.one
-        if span:
-            return [one(record, *span) for record in records]
-        each = zip(records, moments.floor, moments.ceil, strict=True)
-        return [one(record, *latest_span(floor, ceil, *self._how)) for record, floor, ceil in each]
+            answers = base.many(records, *(span or latest_bounds(moments.at, *self._how)))
+        else:
+            answers = [base.one(record, *of_key) for record, of_key in zip(records, spans, strict=True)]
+        for i, answer in enumerate(answers):
+            if answer is None:
+                answers[i] = self._newest(found.lying(i), *spans[i])
+        return answers
+
+    def _newest(self, cells: Sequence[tuple[bytes, bytes]], start: int, end: int) -> Sequence[Any] | None:
+        """The answer of a key with cells of one row each; None where one is another, or two are of one time, as all are
+        without a timestamp.
+        """
+        assert self._base is not None
+        assert self._batch is not None
+        version, until, newest = -1, 0, None
+        for slot, record in cells:
+            lies = self._base if slot == BASE else self._batch
+            time = lies.time(record)
+            if time is None or (newest and time == newest[0]):
+                return None
+            if slot == BASE:
+                version, until = version_of(record), lies.until(record)
+            elif time <= until and lies.integer(record, COMMIT) <= version:
+                continue
+            if start <= time < end and (newest is None or time > newest[0]):
+                newest = time, lies, record
+        return newest[1].values(newest[2]) if newest else self.nothing
 
     def answer(self, cells: Sequence[Cell], floor: int, ceil: int) -> Sequence[Any] | None:
         """One value per feature as of q, in [floor, ceil]; None where these cells must be read in columns."""
-        if self.bare and not cells:
-            return self.nothing
         columns = self._rows(cells)
         if columns is None:
             return None

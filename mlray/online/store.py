@@ -63,12 +63,8 @@ class Found:
         return len(self.ends)
 
     def __getitem__(self, i: int) -> list[Cell]:
-        first = self.ends[i - 1] if i else 0
-        key, held = self.keys[i], slice(first, self.ends[i])
-        return [
-            Cell(key, slot, VERSION.unpack_from(record)[0], record[VERSION.size :])
-            for slot, record in zip(self.slots[held], self.records[held], strict=True)
-        ]
+        key = self.keys[i]
+        return [Cell(key, slot, version_of(record), record[VERSION.size :]) for slot, record in self.lying(i)]
 
     def __iter__(self) -> Iterator[list[Cell]]:
         return map(self.__getitem__, range(len(self)))
@@ -80,6 +76,11 @@ class Found:
 
     def __repr__(self) -> str:
         return repr(list(self))
+
+    def lying(self, i: int) -> list[tuple[bytes, bytes]]:
+        """Slots and records of a key."""
+        held = slice(self.ends[i - 1] if i else 0, self.ends[i])
+        return list(zip(self.slots[held], self.records[held], strict=True))
 
     def alone(self, slot: bytes) -> list[bytes]:
         """Per key the record of its cell where it has one only, in `slot`; b"" for any other key."""
@@ -159,6 +160,10 @@ class OnlineStore(Protocol):
 
     def close(self) -> None:
         """Gives this handle up; others on the same URL go on. Closing twice is no error."""
+
+
+def version_of(record: bytes) -> int:
+    return int(VERSION.unpack_from(record)[0])
 
 
 def open_store(url: str) -> OnlineStore:

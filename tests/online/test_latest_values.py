@@ -1,5 +1,6 @@
 """Latest values: few and many at once, as they lie in one base of one row or otherwise, the same as in columns."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -18,7 +19,6 @@ from mlray.online.store import VERSION, OnlineStore, open_store
 
 NOON = 1_773_057_600_000_000
 MINUTE = 60_000_000
-XS = [k / 3 if k % 7 else None for k in range(30)]
 
 
 def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureService:
@@ -27,19 +27,30 @@ def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureServic
     """
     source = ml.DeltaSource("s", path="s", timestamp="at", lag=ml.minutes(rng.choice([0, 2])))
     view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["x", "n"], **declared)
-    at = [NOON - rng.randrange(0, 9) * MINUTE for _ in range(30)]
-    table = pa.table({"k": range(30), "at": pa.array(at, INSTANT), "x": XS, "n": range(30)})
-    state.load(store, view, events(view, table), version=0, until=NOON, history=0)
+    state.load(store, view, happened(view, rng, range(30)), version=1, until=NOON, history=0)
+    state.push(store, view, happened(view, rng, range(8, 12)), version=1, whole=False)  # which the load has already
     return ml.FeatureService("f", features=[view])
+
+
+def happened(view: ml.FeatureView, rng: Random, keys: Sequence[int], last: int = 0) -> pa.Table:
+    """An event of each key, up to `last` minutes after noon."""
+    at = pa.array([NOON + rng.randrange(-8, last + 1) * MINUTE for _ in keys], INSTANT)
+    xs = [rng.random() if k % 7 else None for k in keys]
+    n = [rng.randrange(100) for _ in keys]
+    return events(view, pa.table({"k": list(keys), "at": at, "x": pa.array(xs, pa.float64()), "n": n}))
 
 
 @pytest.mark.parametrize("closed", ["left", "right"])
 @pytest.mark.parametrize("ttl", [None, ml.minutes(4)])
 @pytest.mark.parametrize("rows", [5, 60])
+@pytest.mark.parametrize("batches", [0, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_they_are_what_columns_give(seed: int, rows: int, ttl: Any, closed: Any) -> None:
-    rng, store = Random(seed), open_store(f"memory://latest-{seed}-{rows}-{ttl}-{closed}")
+def test_they_are_what_columns_give(seed: int, rows: int, batches: int, ttl: Any, closed: Any) -> None:
+    rng, store = Random(seed), open_store(f"memory://latest-{seed}-{rows}-{batches}-{ttl}-{closed}")
     service = loaded(store, rng, ttl=ttl, closed=closed)
+    for batch in range(batches):  # some of them late, some of one time with an event before
+        table = happened(service.views[0], rng, rng.sample(range(35), 12), last=4)
+        state.push(store, service.views[0], table, version=2 + batch, whole=False)
     keys = pa.table({"k": pa.array([rng.choice([None, 99, *range(30)]) for _ in range(rows)], pa.int64())})
     moments = [NOON, NOON + 1, NOON + 2 * MINUTE, NOON + 5 * MINUTE]
     for many in (moments, [None, *moments], [rng.choice(moments)]):
@@ -48,16 +59,14 @@ def test_they_are_what_columns_give(seed: int, rows: int, ttl: Any, closed: Any)
         assert together.read(keys, at).to_arrow().equals(columns.read(keys, at).to_arrow())
 
 
-def test_a_key_with_a_later_batch_is_answered_too() -> None:
+def test_a_key_with_a_later_batch_is_answered_beside_the_others() -> None:
     store = open_store("memory://latest-batch")
     service = loaded(store, Random(0))
-    [view] = service.views
-    table = pa.table({"k": [7], "at": pa.array([NOON + MINUTE], INSTANT), "x": [0.5], "n": [70]})
-    state.push(store, view, events(view, table), version=1, whole=False)
-    at = instants(pa.array([NOON + 9 * MINUTE] * 30, INSTANT), "at")
-    assert Reader(store, service).read(pa.table({"k": range(30)}), at).to_pylist()[6:8] == [
-        {"x": 2.0, "n": 6}, {"x": 0.5, "n": 70},
-    ]  # fmt: skip
+    keys, at = pa.table({"k": range(30)}), instants(pa.array([NOON + 9 * MINUTE] * 30, INSTANT), "at")
+    before = Reader(store, service).read(keys, at).to_pylist()
+    table = pa.table({"k": [9], "at": pa.array([NOON + MINUTE], INSTANT), "x": [0.5], "n": [70]})
+    state.push(store, service.views[0], events(service.views[0], table), version=2, whole=False)
+    assert Reader(store, service).read(keys, at).to_pylist() == [*before[:9], {"x": 0.5, "n": 70}, *before[10:]]
 
 
 # Records
