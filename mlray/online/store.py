@@ -63,11 +63,10 @@ class Found:
         return len(self.ends)
 
     def __getitem__(self, i: int) -> list[Cell]:
-        key = self.keys[i]
-        return [Cell(key, slot, version_of(record), record[VERSION.size :]) for slot, record in self.lying(i)]
+        return self._cells(self.keys[i], *self._held(i))
 
     def __iter__(self) -> Iterator[list[Cell]]:
-        return map(self.__getitem__, range(len(self)))
+        return map(self._cells, self.keys, [0, *self.ends], self.ends)
 
     def __eq__(self, other: object) -> bool:
         return list(self) == (list(other) if isinstance(other, Found) else other)
@@ -79,8 +78,8 @@ class Found:
 
     def lying(self, i: int) -> list[tuple[bytes, bytes]]:
         """Slots and records of a key."""
-        held = slice(self.ends[i - 1] if i else 0, self.ends[i])
-        return list(zip(self.slots[held], self.records[held], strict=True))
+        held = slice(*self._held(i))
+        return [*zip(self.slots[held], self.records[held], strict=True)]
 
     def alone(self, slot: bytes) -> list[bytes]:
         """Per key the record of its cell where it has one only, in `slot`; b"" for any other key."""
@@ -91,6 +90,14 @@ class Found:
             self.records[start] if end == start + 1 and self.slots[start] == slot else b""
             for start, end in pairwise(starts)
         ]
+
+    def _held(self, i: int) -> tuple[int, int]:
+        return self.ends[i - 1] if i else 0, self.ends[i]
+
+    def _cells(self, key: bytes, first: int, end: int) -> list[Cell]:
+        slots, records, size = self.slots, self.records, VERSION.size
+        made, version = tuple.__new__, VERSION.unpack_from  # what Cell(...) comes down to
+        return [made(Cell, (key, slots[j], *version(records[j]), records[j][size:])) for j in range(first, end)]
 
 
 class Held(NamedTuple):
