@@ -11,6 +11,12 @@ def test_a_table_of_settings_becomes_a_configuration() -> None:
     assert Config.of({"port": 8080, "allow_at": True, "cpus": 1}) == Config(port=8080, allow_at=True, cpus=1)
 
 
+def test_models_to_explain_are_all_none_or_named() -> None:
+    assert [Config.of({"explain": given}).explains("fraud") for given in (True, False, ["fraud"], ["iris"], [])] == [
+        True, False, True, False, False,
+    ]
+
+
 @pytest.mark.parametrize(("settings", "wrong"), [
     ({"prot": 8080}, "serving: there is no setting 'prot'"),
     ({"port": "8080"}, "serving: port='8080' is str; it must be int"),
@@ -19,6 +25,9 @@ def test_a_table_of_settings_becomes_a_configuration() -> None:
     ({"log_seconds": 0}, "serving: log_seconds=0; it must be above 0"),
     ({"log_capacity": 10}, "serving: log_capacity=10; it must be max_rows=1000 or more"),
     ({"log": ""}, "every prediction is logged"),
+    ({"ingest": "orders"}, "serving: ingest='orders'; it must be true, false or a list of names of sources"),
+    ({"explain": ["fraud", 3]}, "it must be true, false or a list of names of models"),
+    ({"max_explained": 0}, "serving: max_explained=0; it must be 1 or more"),
 ])
 def test_a_setting_that_cannot_work_is_named(settings: dict[str, object], wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong):
