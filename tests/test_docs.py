@@ -5,6 +5,7 @@ import re
 import shlex
 import socket
 import tomllib
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import mlray
 from mlray.cli import app
 from mlray.platform import Platform
 from mlray.recipe import Recipe
+from mlray.registry import actor
+from mlray.serving.app import undeploy
 from mlray.training.trainer import Trainer
 from tests.conftest import TEST_ENVIRONMENT
 
@@ -51,12 +54,27 @@ def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path, ray_cluster: st
     check(text, printed(text, tmp_path, {**TEST_ENVIRONMENT, "RAY_ADDRESS": ray_cluster}))
 
 
-@pytest.mark.parametrize("page", [WITH_SERVER, IRIS], ids=lambda p: p.name)
-def test_the_way_from_a_table_to_a_prediction_works_as_a_script(page: Path, tmp_path: Path) -> None:
-    text = TEXT[page].replace(PORT, free_port())
+def test_the_way_from_a_table_to_a_prediction_works_as_a_script_with_nothing_started(tmp_path: Path) -> None:
+    text = TEXT[WITH_SERVER].replace(PORT, free_port())
     check(text, printed(text, tmp_path, TEST_ENVIRONMENT))
 
 
+@pytest.fixture
+def joined(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The cluster of the session, which the process of a page joins; what that serves ends with the test."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    actor.stop()  # that of an earlier test serves another database
+    yield ray_cluster
+    undeploy()
+    actor.stop()
+
+
+def test_the_way_of_a_beginner_works_as_a_script_on_a_cluster_that_runs(tmp_path: Path, joined: str) -> None:
+    text = TEXT[IRIS].replace(PORT, free_port())
+    check(text, printed(text, tmp_path, {**TEST_ENVIRONMENT, "RAY_ADDRESS": joined}))
+
+
+@pytest.mark.usefixtures("joined")
 def test_the_way_from_a_table_to_a_prediction_works_as_a_notebook(tmp_path: Path) -> None:
     text = documents.NOTEBOOKS[WITH_SERVER].read_text().replace(PORT, free_port())
     wanted = nbformat.reads(text, as_version=4)
