@@ -6,6 +6,7 @@ but its file holds addresses, which are others each time.
 """
 
 import hashlib
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +39,15 @@ class Retrained:
 
     @property
     def largest_difference(self) -> float:
-        """Of any metric; NaN where both are NaN counts as none."""
-        return max((abs(a - b) for a, b in self.metrics.values() if a == a or b == b), default=0.0)
+        """Of any metric; 0 where both are NaN, infinite where one is and the other is not."""
+        return max((distance(a, b) for a, b in self.metrics.values()), default=0.0)
+
+
+def distance(a: float, b: float) -> float:
+    """How far two values of a metric are apart; the same of two that are no number, or infinite alike, is 0."""
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return 0.0
+    return math.inf if math.isnan(a) or math.isnan(b) else abs(a - b)
 
 
 def retrain(version: ModelVersion, ts: TrainingData, artifacts: ArtifactStore, storage: str | Path) -> Retrained:

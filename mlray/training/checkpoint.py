@@ -79,6 +79,15 @@ def commit(directory: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)  # also of a full disk, which is to have room again
 
 
+def write_synced(path: Path, content: Any) -> None:
+    """JSON that is there whole or not at all, also after the machine has lost its power."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_json(aside, content)
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -123,8 +132,7 @@ class RunDirectory:
         """That of the checkpoint of `step`; of 0, the beginning."""
         if not step:
             return Progress()
-        held = read_json(self.checkpoint(step) / "state.json")["progress"]
-        return Progress(**{**held, "history": tuple(held["history"])})
+        return progress_of(read_json(self.checkpoint(step) / "state.json"))
 
     def history(self) -> History:
         """Metrics of every epoch up to the latest checkpoint; may be called while the run goes on."""
@@ -146,9 +154,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         record = self.path / "run.json"
         if not record.exists():
-            aside = record.with_suffix(".json.new")
-            write_json(aside, identity)
-            aside.rename(record)
+            write_synced(record, identity)
             return
         held = read_json(record)
         changed = sorted(key for key in held.keys() | identity.keys() if held.get(key) != identity.get(key))
@@ -170,8 +176,8 @@ class RunDirectory:
             if other < step and other not in best:
                 shutil.rmtree(self.checkpoint(other))
 
-    def restore(self, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
-        """Brings all three to what they were at the checkpoint of `step`."""
+    def restore(self, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> Progress:
+        """Brings all three to what they were at the checkpoint of `step`; how far that was."""
         directory = self.checkpoint(step)
         try:
             state = read_json(directory / "state.json")
@@ -181,6 +187,7 @@ class RunDirectory:
             optimizer.load_state_dict(joined_state(tensors, state["state"]) | {"param_groups": state["groups"]})
             if schedule is not None:
                 schedule.load_state_dict(keyed_as(schedule.state_dict(), state["schedule"]))
+            return progress_of(state)
         except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise CorruptArtifact(f"{directory} cannot be resumed ({error!r}); remove it to go on before") from error
 
@@ -194,6 +201,12 @@ class RunDirectory:
 
         shutil.rmtree(self.model, ignore_errors=True)
         commit(self.model, write)
+
+
+def progress_of(state: Mapping[str, Any]) -> Progress:
+    """That of a checkpoint's state.json."""
+    held = state["progress"]
+    return Progress(**{**held, "history": tuple(held["history"])})
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], directory: Path) -> None:
@@ -218,6 +231,13 @@ def best_epochs(history: History, metric: str, greater: bool, count: int = 1) ->
         return value != value, -value if greater else value, epoch["epoch"]
 
     return sorted(history, key=rank)[:count]
+
+
+def is_over(history: History, metric: str, greater: bool, epochs: int, patience: int | None) -> bool:
+    """Whether all epochs are done, or `patience` of them went by without a better one."""
+    done = len(history)
+    worse = done - int(best_epochs(history, metric, greater)[0]["epoch"]) if done else 0
+    return done >= epochs or (patience is not None and worse >= patience)
 
 
 def keyed_as(fresh: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.int64] | slice) -> "Rows":
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Rows":
         return Rows(self.numbers[rows], self.codes[rows], self.labels[rows], self.weights[rows])
 
     @staticmethod

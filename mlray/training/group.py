@@ -30,6 +30,10 @@ class Group:
             dist.broadcast(shared, src=0)
         return int(shared.item())
 
+    def in_trouble(self, trouble: object) -> bool:
+        """Whether any rank is in trouble, which None is not."""
+        return bool(self.sum(torch.tensor([float(trouble is not None)], device=self.device)).item())
+
     def gather(self, values: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
         """(k, mine) of each rank to (k, rows) on all; `mine` is the share of `rows` that `feed.share` gives a rank."""
         longest = -(-rows // self.world)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlray.errors import ConfigError, DefinitionChanged
+from mlray.errors import ConfigError, CorruptArtifact, DefinitionChanged
 
 
 def imported(path: str, what: str) -> Any:
@@ -43,8 +43,12 @@ def file_sha256(path: str, what: str) -> str:
 
 
 def check_source(path: str, found: Any, wanted: str | None) -> None:
-    """DefinitionChanged where the file is not the one that the model was trained with; None: nothing is known of it."""
-    if wanted is not None and (here := source_sha256(found)) != wanted:
+    """DefinitionChanged where the file is not the one that the model was trained with, CorruptArtifact where the model
+    does not say which that was.
+    """
+    if wanted is None:
+        raise CorruptArtifact(f"the model needs code, '{path}', and does not say of which bytes; train it again")
+    if (here := source_sha256(found)) != wanted:
         raise DefinitionChanged(
             f"the file of '{path}' was {wanted[:12]} when the model was trained and is {here[:12]} here; install the "
             "version of the package that it was trained with, or train again"

@@ -276,9 +276,9 @@ class NetworkScorer:
         cls, directory: Path, saved: Mapping[str, Any], preprocessing: Preprocessing, task: Task, code: str | None
     ) -> Self:
         """The one that `save` wrote, ready to score; code: the SHA-256 of a user's file in training."""
-        features = Features.of(preprocessing, task)
-        made = cls.build(saved["class"], saved["arguments"], features)
-        check_source(made.model, type(made.definition), code)
+        if (model := saved["class"]) not in SHIPPED:  # before anything of it is made
+            check_source(model, imported(model, "the network"), code)
+        made = cls.build(model, saved["arguments"], Features.of(preprocessing, task))
         made.module.load_state_dict(load_file(directory / WEIGHTS))
         loaded = replace(made, shift=float.fromhex(saved["shift"]), scale=float.fromhex(saved["scale"]))
         return loaded.scoring()

@@ -14,9 +14,10 @@ from deltalake.exceptions import DeltaError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mlray.errors import ConfigError, TrainingFailed
-from mlray.training.checkpoint import Progress, RunDirectory, Snapshot, best_epochs
+from mlray.errors import ConfigError, CorruptArtifact, TrainingFailed
+from mlray.training.checkpoint import History, Progress, RunDirectory, Snapshot, best_epochs, is_over
 from mlray.training.config import TrainerConfig
+from mlray.training.divergence import suspect, worst
 from mlray.training.feed import Rows, Stream, ahead, batches, share
 from mlray.training.group import Group
 from mlray.training.model import Model, Signature, load_model
@@ -83,7 +84,7 @@ class Trainer:
         """From the latest checkpoint to the last epoch; the metrics of the best one, and of its model on the test."""
         with self.saver:
             self.resume()
-            while not self.is_over():
+            while not self.is_over(self.progress.history):
                 for batch in self.batches():
                     self.step(batch)
                     if self.is_due():
@@ -94,21 +95,42 @@ class Trainer:
             return self.finish()
 
     def resume(self) -> None:
-        """Goes on after the latest checkpoint, if there is one. Rank 0 says which it is."""
+        """Goes on after the latest checkpoint, if there is one. Rank 0 says which it is; one that is dropped meanwhile,
+        by a worker that outlived its controller, was dropped for a newer one. ConfigError where the run went on beyond
+        what is asked for.
+        """
         step = self.group.agree(self.directory.latest())
-        if step:
-            self.directory.restore(step, self.network, self.optimizer, self.schedule)
-            self.progress = self.directory.progress(step)
+        while self.group.in_trouble(trouble := self.restore(step)):
+            before, step = step, self.group.agree(self.directory.latest())
+            if step == before:
+                raise trouble or CorruptArtifact(f"another worker cannot read the checkpoint of step {step}")
+        self.check_length()
         if self.group.rank == 0:
             self.directory.path.mkdir(parents=True, exist_ok=True)
             self.log.forget_after(step)
         self.saved_at = self.began = self.epoch_began = self.clock()
 
-    def is_over(self) -> bool:
-        """Whether all epochs are done, or `patience` of them went by without a better one."""
-        done, patience = self.progress.epoch, self.config.patience
-        worse = done - int(self.best(1)[0]["epoch"]) if done else 0
-        return done >= self.config.epochs or (patience is not None and worse >= patience)
+    def restore(self, step: int) -> CorruptArtifact | None:
+        """Brings all to the checkpoint of `step`; what kept it from that."""
+        if step:
+            try:
+                self.progress = self.directory.restore(step, self.network, self.optimizer, self.schedule)
+            except CorruptArtifact as error:
+                return error
+        return None
+
+    def check_length(self) -> None:
+        """ConfigError where a run of these settings would have ended before: its checkpoints are no longer kept."""
+        if any(self.is_over(self.progress.history[:end]) for end in range(1, self.progress.epoch)):
+            raise ConfigError(
+                f"the run at {self.directory.path} has {self.progress.epoch} epochs already, and would have ended "
+                f"before with epochs={self.config.epochs}, patience={self.config.patience}; ask for as many, or choose "
+                "another name with Trainer.Config(run=...)"
+            )
+
+    def is_over(self, history: History) -> bool:
+        """Whether a run of this history has ended."""
+        return is_over(history, self.metric, self.greater, self.config.epochs, self.config.patience)
 
     def batches(self) -> Iterator[Rows]:
         """What is left of this epoch, this rank's rows of each batch."""
@@ -127,11 +149,7 @@ class Trainer:
     def step(self, batch: Rows) -> None:
         """One batch: its gradients, summed over the ranks, and the weights moved by them."""
         asked, at = self.clock(), self.progress
-        torch.manual_seed(derive(self.config.seed, at.epoch + 1, at.batch, self.group.rank))
-        self.network.train()
-        self.gradients.clear()
-        for piece in pieces(batch, self.config.optimizer.accumulate):
-            self.gradients.add_loss(self.loss(piece))
+        self.differentiate(batch)
         loss, norm, troubled = self.gradients.share(self.group, self.saver.failed)
         if troubled:
             self.give_up()
@@ -152,16 +170,28 @@ class Trainer:
         if self.group.rank == 0 and self.began - self.told_at >= EVERY_SECONDS:
             self.tell()
 
+    def differentiate(self, batch: Rows) -> None:
+        """The gradients of this rank's rows, of one batch the same each time."""
+        at = self.progress
+        torch.manual_seed(derive(self.config.seed, at.epoch + 1, at.batch, self.group.rank))
+        self.network.train()
+        self.gradients.clear()
+        for piece in pieces(batch, self.config.optimizer.accumulate):
+            self.gradients.add_loss(self.loss(piece))
+
     def loss(self, batch: Rows) -> Tensor:
         """These rows' part of the mean loss over `batch_size` rows; a short last batch weighs less in proportion."""
+        return self.losses(batch).sum() / self.config.sampling.batch_size
+
+    def losses(self, batch: Rows) -> Tensor:
+        """(n,) one per row, by its weight."""
         device = self.group.device
         numbers, codes, labels, weights = (
             torch.from_numpy(values).to(device) for values in (batch.numbers, batch.codes, batch.labels, batch.weights)
         )
         with self.autocast():
             outputs = self.forward(numbers, codes)
-        losses = self.scorer.losses(outputs.float(), labels)
-        return (losses * weights).sum() / self.config.sampling.batch_size
+        return self.scorer.losses(outputs.float(), labels) * weights
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision.dtype == "float32":
@@ -286,17 +316,26 @@ class Trainer:
         return f"validation_{self.config.checkpoint.metric or self.task.metric}"
 
     def best(self, count: int) -> list[dict[str, float]]:
-        greater = self.task.greater(self.metric.removeprefix("validation_"))
-        return best_epochs(self.progress.history, self.metric, greater, count)
+        return best_epochs(self.progress.history, self.metric, self.greater, count)
+
+    @property
+    def greater(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.task.greater(self.metric.removeprefix("validation_"))
 
     def diverged(self, loss: float, norm: float, batch: Rows) -> str:
+        """What every rank says of it, by the rows of the rank that had it."""
         at, rate = self.progress, self.optimizer.param_groups[0]["lr"]
         what = f"the loss is {loss}" if not np.isfinite(loss) else f"the norm of the gradient is {norm}"
-        largest = ""
-        if batch.numbers.size:
-            row, column = np.unravel_index(np.abs(batch.numbers).argmax(), batch.numbers.shape)
-            name = self.preprocessing.column_names()[column]
-            largest = f"; the largest scaled input is feature '{name}' = {batch.numbers[row, column]:g}"
+        self.differentiate(batch)
+        with torch.no_grad():
+            losses = self.losses(batch).cpu().numpy()
+        wild = not torch.isfinite(self.gradients.flat).all()
+        rank, found = worst(self.group, suspect(batch, losses, wild))
+        largest = f"; the loss of {found.odd:.0f} rows of worker {rank} is not finite" if found.odd else ""
+        if self.preprocessing.width:
+            name = self.preprocessing.column_names()[int(found.column)]
+            largest += f"; the largest scaled input is feature '{name}' = {found.value:g}"
         return (
             f"{what} in epoch {at.epoch + 1}, batch {at.batch} (rows {at.batch * self.config.sampling.batch_size} and "
             f"on){largest}; every input is finite, so lower learning_rate (now {rate:g}) or set clip; "

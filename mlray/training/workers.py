@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,24 +116,35 @@ def here(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
 
 
 def on_cluster(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
-    """The loop on Ray Train's workers. Where its controller is lost, its workers end with it and another begins."""
-    allowed, directory = job.config.resources.max_failures, job.directory
+    """The loop on Ray Train's workers."""
+    found: dict[str, float] | MlrayError = survived(
+        lambda: torch_trainer(job, gpu),
+        job.directory,
+        allowed=job.config.resources.max_failures,
+        reached=lambda: f"step {job.directory.latest()}; Trainer.Config",
+    )
+    return found
+
+
+def survived(begin: Callable[[], Any], directory: RunDirectory, *, allowed: int, reached: Callable[[], str]) -> Any:
+    """What the first worker of a trainer of Ray Train's returns. Where its controller is lost, its workers end with it
+    and `begin` makes another trainer. TrainingFailed where this happens too often; reached: how far the run is then,
+    and the name of what configures it.
+    """
+    name = directory.path.name
     for _ in range(allowed + 1):
         try:
-            result: Any = torch_trainer(job, gpu).fit()
-            found: dict[str, float] | MlrayError = result.return_value
-            return found
+            return begin().fit().return_value
         except RayActorError as error:
-            logger.warning("the controller of run '%s' was lost", directory.path.name)
+            logger.warning("the controller of run '%s' was lost", name)
             release(directory)
             reason: Exception = error
         except ray.train.TrainingFailedError as error:
             reason = error
             break
-    name = directory.path.name
     raise TrainingFailed(
-        f"the workers of run '{name}' were lost more than {allowed} times (max_failures), after step "
-        f"{directory.latest()}; Trainer.Config(run='{name}') goes on from there; the last reason: {reason}"
+        f"the workers of run '{name}' were lost more than {allowed} times (max_failures), after "
+        f"{reached()}(run='{name}') goes on from there; the last reason: {reason}"
     ) from reason
 
 
@@ -190,16 +201,21 @@ def record_workers(directory: RunDirectory, group: Group) -> None:
     pids = group.gather(np.array([[float(os.getpid())]]), group.world)[0]
     if group.rank == 0:
         directory.tidy()
-        reserved = ray.util.get_current_placement_group()
         line = {
             "pids": [int(pid) for pid in pids],
             "device": str(group.device),
             "after_step": directory.latest(),
-            "placement_group": None if reserved is None else reserved.id.hex(),
+            "placement_group": reserved(),
             "at": time.time(),
         }
         with directory.workers.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def reserved() -> str | None:
+    """The placement group of this worker, by its id."""
+    found = ray.util.get_current_placement_group()
+    return None if found is None else found.id.hex()
 
 
 def starts(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -28,22 +28,26 @@ class Rounds:
         return max((int(found.name) for found in self.path.glob("[0-9]*")), default=0)
 
     def save(self, trees: bytes, losses: list[float]) -> None:
-        """Commits the rounds so far, then drops the checkpoint before."""
+        """Commits the rounds so far, then drops all older checkpoints. A worker that lost its controller and has not
+        noticed drops nothing newer.
+        """
 
         def write(aside: Path) -> None:
             (aside / "model.ubj").write_bytes(trees)
             write_json(aside / "losses.json", losses)
 
-        before = self.latest()
         commit(self._folder(len(losses)), write)
-        if before:
-            shutil.rmtree(self._folder(before))
+        self._drop_before(len(losses))
 
     def restore(self) -> tuple[bytes, list[float]]:
-        """The trees and the validation loss after each round; (b"", []) of none. Nobody may be writing."""
-        if not (rounds := self.latest()):
-            return b"", []
-        return (self._folder(rounds) / "model.ubj").read_bytes(), self._losses(rounds)
+        """The trees and the validation loss after each round; (b"", []) of none."""
+        while rounds := self.latest():
+            try:
+                return (self._folder(rounds) / "model.ubj").read_bytes(), self._losses(rounds)
+            except FileNotFoundError:
+                if self.latest() == rounds:  # else it was dropped for a newer one between the look and the read
+                    raise
+        return b"", []
 
     def history(self) -> History:
         """One entry per round kept; may be called while the run goes on."""
@@ -59,8 +63,12 @@ class Rounds:
         """Removes what a killed writer left; nobody may be writing."""
         for aside in self.path.glob(".*"):
             shutil.rmtree(aside)
-        for older in sorted(self.path.glob("[0-9]*"))[:-1]:
-            shutil.rmtree(older)
+        self._drop_before(self.latest())
+
+    def _drop_before(self, rounds: int) -> None:
+        for older in self.path.glob("[0-9]*"):
+            if int(older.name) < rounds:
+                shutil.rmtree(older, ignore_errors=True)  # another may be dropping it, too
 
     def _folder(self, rounds: int) -> Path:
         return self.path / f"{rounds:06d}"

@@ -20,7 +20,7 @@ import ray
 import ray.train
 
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
-from mlray.training.checkpoint import commit
+from mlray.training.checkpoint import RunDirectory, commit
 from mlray.training.config import Resources, require
 from mlray.training.design import Design
 from mlray.training.feed import Part, share
@@ -31,7 +31,7 @@ from mlray.training.progress import OnEpoch, log_epoch
 from mlray.training.run import Run
 from mlray.training.tabular import TabularConfig, matrix_of, scores_of
 from mlray.training.task import BINARY, MULTICLASS, REGRESSION, Task
-from mlray.training.workers import check_room, watched
+from mlray.training.workers import check_room, reserved, survived, watched
 from mlray.training.xgboost_rounds import Rounds
 
 if TYPE_CHECKING:
@@ -92,6 +92,23 @@ class XGBoostTrainer:
             found = super().identity()
             return {key: value for key, value in found.items() if key not in ("rounds", "patience")}
 
+        def is_over(self, losses: Sequence[float]) -> bool:
+            """Whether a run ends with these losses; asked where a chunk of rounds ends."""
+            if not losses:
+                return False
+            return len(losses) >= self.rounds or (
+                self.patience is not None and len(losses) - best(losses) >= self.patience
+            )
+
+        def check_length(self, losses: Sequence[float]) -> None:
+            """ConfigError where a run of these settings would have ended before: its trees are no longer kept."""
+            ends = range(self.checkpoint_rounds, len(losses), self.checkpoint_rounds)
+            if len(losses) > self.rounds or any(self.is_over(losses[:end]) for end in ends):
+                raise ConfigError(
+                    f"run '{self.run}' has {len(losses)} rounds already, and would have ended before with "
+                    f"rounds={self.rounds}, patience={self.patience}; ask for as many, or choose another name"
+                )
+
         def parameters(self, task: Task, first: int) -> dict[str, Any]:
             """XGBoost's parameters for a chunk of rounds that begins with `first`."""
             seed = int(np.random.SeedSequence([self.seed, first]).generate_state(1)[0] >> 1)
@@ -133,7 +150,7 @@ def train(config: XGBoostTrainer.Config, ts: TrainingData, *, on_epoch: OnEpoch 
         model=begun.directory.model,
     )
     with watched(job.rounds, on_epoch, lambda _: None):
-        losses = fit(job, begun.name)
+        losses = fit(job, begun.directory)
     found = scores_of(job.model, job.parts) | {"rounds": float(len(losses)), "best_round": float(best(losses))}
     history = tuple({"round": i + 1.0, job.rounds.key: loss} for i, loss in enumerate(losses))
     return finished(begun, config, ts, found, history)
@@ -146,13 +163,25 @@ def check_installed() -> None:
         raise ConfigError(f"XGBoostTrainer needs a package: pip install 'mlray[xgboost]' ({error})") from error
 
 
-def fit(job: Job, name: str) -> list[float]:
+def fit(job: Job, directory: RunDirectory) -> list[float]:
     """Runs the rounds on the workers; the validation loss after each."""
+    found: list[float] | MlrayError = survived(
+        lambda: ray_trainer(job),
+        directory,
+        allowed=job.config.max_failures,
+        reached=lambda: f"round {job.rounds.latest()}; XGBoostTrainer.Config",
+    )
+    if isinstance(found, MlrayError):
+        raise found
+    return found
+
+
+def ray_trainer(job: Job) -> Any:
     from ray.train.xgboost import XGBoostTrainer as RayXGBoost
 
     loop: Any = run_worker
     resources = job.config.resources
-    trainer = RayXGBoost(
+    return RayXGBoost(
         loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
@@ -164,18 +193,6 @@ def fit(job: Job, name: str) -> list[float]:
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    try:
-        result: Any = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise TrainingFailed(
-            f"the workers of run '{name}' were lost more than {resources.max_failures} times (max_failures), after "
-            f"round {job.rounds.latest()}; XGBoostTrainer.Config(run='{name}') goes on from there; the last reason: "
-            f"{error}"
-        ) from error
-    found: list[float] | MlrayError = result.return_value
-    if isinstance(found, MlrayError):
-        raise found
-    return found
 
 
 def run_worker(settings: dict[str, Any]) -> list[float] | MlrayError:
@@ -183,8 +200,9 @@ def run_worker(settings: dict[str, Any]) -> list[float] | MlrayError:
     job: Job = settings["job"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    line = {"rank": rank, "pid": os.getpid(), "after_round": job.rounds.latest(), "placement_group": reserved()}
     with (job.model.parent / "workers.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"rank": rank, "pid": os.getpid(), "after_round": job.rounds.latest()}) + "\n")
+        file.write(json.dumps(line) + "\n")
     matrices = {part: share_of(job, part, rank, world) for part in ("train", "validation")}
     try:
         return boost(job, matrices["train"], matrices["validation"], first=rank == 0, report=ray.train.report)
@@ -205,20 +223,25 @@ def share_of(job: Job, part: str, rank: int, world: int) -> "xgboost.DMatrix":
 def boost(
     job: Job, train: "xgboost.DMatrix", validation: "xgboost.DMatrix", *, first: bool, report: Callable[[Any], None]
 ) -> list[float]:
-    """From the newest checkpoint to the last round; the best rounds are published by the first worker."""
+    """From the newest checkpoint to the last round; the best rounds are published by the first worker. ConfigError
+    where the run went on beyond what is asked for.
+    """
     import xgboost
 
-    config, task = job.config, job.signature.known_task
+    config = job.config
+
+    def begun_with(trees: bytes, rounds: int) -> xgboost.Booster:
+        parameters = config.parameters(job.signature.known_task, rounds)
+        return xgboost.Booster(parameters, [train, validation], model_file=bytearray(trees) if trees else None)
+
     if first:
         job.rounds.tidy()
-    report({})  # all begin with the same checkpoint
-    trees, losses = job.rounds.restore()
-    booster = None
-    while booster is None or (len(losses) < config.rounds and not is_over(losses, config.patience)):
+    trees, losses = xgboost.collective.broadcast(job.rounds.restore() if first else (b"", []), 0)
+    config.check_length(losses)
+    booster = begun_with(trees, len(losses))
+    while not config.is_over(losses):
         start = len(losses)
-        booster = xgboost.Booster(
-            config.parameters(task, start), [train, validation], model_file=bytearray(trees) if trees else None
-        )
+        booster = begun_with(trees, start)
         for number in range(start, min(start + config.checkpoint_rounds, config.rounds)):
             booster.update(train, number)
             losses.append(float(booster.eval(validation, "validation", number).rpartition(":")[2]))
@@ -244,10 +267,6 @@ def publish(job: Job, booster: "xgboost.Booster") -> None:
 def best(losses: Sequence[float]) -> int:
     """The number of rounds of the least loss, the fewest of equals."""
     return int(np.argmin(losses)) + 1
-
-
-def is_over(losses: Sequence[float], patience: int | None) -> bool:
-    return patience is not None and bool(losses) and len(losses) - best(losses) >= patience
 
 
 def check_loss(losses: Sequence[float]) -> None:
