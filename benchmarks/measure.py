@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -23,8 +23,8 @@ _EVERY = 0.05
 class Cost:
     """seconds: wall; cpu: processor seconds of all processes; read: bytes that came from the disk;
     process: peak bytes of the largest process, with its share of what it maps from Ray's object store; own: the same
-    without that; store: peak bytes of the object store that are mapped at all; total: peak bytes of all together.
-    Memory 0: not watched.
+    without that; store: peak bytes of the object store that are mapped at all; total: peak bytes of all together;
+    each: `own` of every process by its id. Memory 0: not watched.
     """
 
     seconds: float
@@ -34,6 +34,7 @@ class Cost:
     total: int = 0
     own: int = 0
     store: int = 0
+    each: Mapping[int, int] = field(default_factory=dict)
 
 
 Run = Callable[[Path, bool], Cost]
@@ -99,7 +100,8 @@ def measured(run: Callable[[], object], watch: bool = False) -> Cost:
         cpu, read, start = _cpu(), _read(), time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-        return Cost(seconds, _cpu() - cpu, _read() - read, memory.process, memory.total, memory.own, memory.store)
+        peaks = (memory.process, memory.total, memory.own, memory.store, memory.each)
+        return Cost(seconds, _cpu() - cpu, _read() - read, *peaks)
 
 
 def forget(folder: Path) -> None:
@@ -116,6 +118,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.process = self.total = self.own = self.store = 0
+        self.each: dict[int, int] = {}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -130,7 +133,9 @@ class _Memory:
 
     def _look(self, done: threading.Event) -> None:
         while not done.wait(_EVERY):
-            sizes = [_proportional(pid) for pid in _family()]
+            found = {pid: _proportional(pid) for pid in _family()}
+            sizes = list(found.values())
+            self.each |= {pid: max(size - mapped, self.each.get(pid, 0)) for pid, (size, mapped) in found.items()}
             self.process = max(self.process, *(size for size, _ in sizes))
             self.own = max(self.own, *(size - mapped for size, mapped in sizes))
             self.total = max(self.total, sum(size for size, _ in sizes))

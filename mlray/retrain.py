@@ -57,7 +57,8 @@ def retrain(version: ModelVersion, ts: TrainingData, artifacts: ArtifactStore, s
         raise ConfigError(f"{version.reference} has none of {', '.join(WEIGHTS)}, whose bytes would be the same again")
     [(file, recorded)] = weights.items()
     name = f"{version.name}-{version.version}-{uuid.uuid4().hex[:8]}"
-    settings = {**version.config, "storage": str(storage), "run": name}
+    recorded_settings = {key: value for key, value in version.config.items() if key != "tracking"}
+    settings = {**recorded_settings, "storage": str(storage), "run": name}
     run = train(config_of(settings), ts)
     names = [name for name in version.metrics if name.startswith(COMPARED) and name in run.metrics]
     return Retrained(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlray.errors import ConfigError, TimeError
 from mlray.training.task import KINDS
@@ -234,6 +235,29 @@ class Gates:
         require(0 <= self.min_auc <= 1, "min_auc", self.min_auc, "in [0, 1]")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tracking:
+    """uri           of an MLflow tracking server that is told of the run, http:// or https://; None: none is told.
+                  MLflow's own variables, such as MLFLOW_TRACKING_TOKEN, say who asks
+    experiment    its name there
+    wait_seconds  how long the end of a run waits at most until the server has taken the model
+    """
+
+    uri: str | None = None
+    experiment: str = "mlray"
+    wait_seconds: float = 60
+
+    def __post_init__(self) -> None:
+        if self.uri is not None:
+            place = urlsplit(self.uri)
+            known = place.scheme in ("http", "https") and bool(place.hostname)
+            require(known, "tracking.uri", self.uri, "http://host:port or https://host")
+            shown, hidden = f"...@{place.hostname}", "without a password, which goes into MLFLOW_TRACKING_PASSWORD"
+            require("@" not in place.netloc, "tracking.uri", shown, hidden)
+        require(bool(self.experiment), "tracking.experiment", self.experiment, "a name")
+        require(self.wait_seconds >= 0, "tracking.wait_seconds", self.wait_seconds, "0 or more")
+
+
 SECTIONS: Mapping[str, type[Any]] = {
     "sampling": Sampling,
     "network": Network,
@@ -243,6 +267,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "checkpoint": Checkpointing,
     "resources": Resources,
     "gates": Gates,
+    "tracking": Tracking,
 }
 
 
@@ -270,6 +295,7 @@ class TrainerConfig:
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     resources: Resources = field(default_factory=Resources)
     gates: Gates = field(default_factory=Gates)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", Split.of(self.split))
@@ -300,7 +326,7 @@ class TrainerConfig:
     def outcome(self) -> dict[str, Any]:
         """The settings on which it depends what comes out: all but where it is kept and what survives failures."""
         found = self.to_json()
-        for name in ("storage", "run"):
+        for name in ("storage", "run", "tracking"):
             del found[name]
         for name in ("cpus_per_worker", "max_failures"):
             del found["resources"][name]

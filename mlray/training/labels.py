@@ -14,6 +14,9 @@ from mlray.training.columns import number_column
 from mlray.training.task import BINARY, MULTICLASS, REGRESSION, Task, class_column, class_order
 
 MAX_CLASSES = 1000
+FAR_TOO_MANY = 100 * MAX_CLASSES
+SHOWN = 100
+"""Of the values that no label may have."""
 NAMES = ("0", "1")
 """Of the classes of a binary task."""
 
@@ -33,7 +36,8 @@ class Labels:
     def add(self, more: "Labels") -> None:
         self.missing.update(more.missing)
         self.classes.update(more.classes)
-        self.other.update(more.other)
+        for strange in list(more.other)[: SHOWN - len(self.other)]:
+            self.other[strange] += more.other[strange]
         for part, value in more.least.items():
             self.least[part] = min(value, self.least.get(part, value))
         for part, value in more.greatest.items():
@@ -62,7 +66,7 @@ def observe(kind: str, column: pa.ChunkedArray, part: NDArray[np.int8]) -> Label
             here = values[finite & (part == where)]
             seen.least[where], seen.greatest[where] = float(here.min()), float(here.max())
         strange = values[~unknown & ~finite]
-    seen.other.update(map(str, strange[:100].tolist()))
+    seen.other.update(map(str, np.unique(strange)[:SHOWN].tolist()))
     return seen
 
 
@@ -115,6 +119,15 @@ def _constant(kind: str, seen: Labels, part: int) -> str | None:
         return f"{least:g}" if least is not None and least == greatest else None
     names = seen.names(part)
     return next(iter(names)) if len(names) == 1 else None
+
+
+def check_classes(seen: Labels) -> None:
+    """TrainingFailed where the labels are so many that they are no classes; asked while blocks are still counted."""
+    if len(seen.classes) > FAR_TOO_MANY:
+        raise TrainingFailed(
+            f"the label has more than {FAR_TOO_MANY} values, and a task of several classes at most {MAX_CLASSES}; "
+            "train with task='regression' where it is a quantity, or group the rare ones"
+        )
 
 
 def _check_classes(label: str, seen: Labels, parts: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from mlray.training.preprocessing import kind
 from mlray.training.progress import OnEpoch, OnStatus, shown
 from mlray.training.run import Run
 from mlray.training.task import BINARY, Task, kind_of
+from mlray.training.tracking import Tracker, telling, tracked
 from mlray.training.workers import Job, check_room, choose_gpu, fit
 
 
@@ -71,8 +73,9 @@ def train(
             parts=begun.prepared.parts,
             directory=begun.directory,
         )
-        found = fit(job, gpu, on_epoch or told[0], on_status or told[1])
-    return finished(begun, config, ts, found | {"seconds_data": begun.seconds})
+        with tracking(begun, config, begun.directory.history) as tracker:
+            found = fit(job, gpu, telling(tracker, on_epoch or told[0]), on_status or told[1])
+            return finished(begun, config, ts, found | {"seconds_data": begun.seconds}, tracker=tracker)
 
 
 def begin(
@@ -100,8 +103,19 @@ def begin(
     )
 
 
+def tracking(begun: Begun, config: Any, history: Callable[[], History]) -> AbstractContextManager[Tracker | None]:
+    """Tells a tracking server of the run, where the configuration names one; see tracking.py."""
+    settings = {name: value for name, value in config.to_json().items() if name not in ("tracking", "storage", "run")}
+    return tracked(config.tracking, begun.directory.path, settings, history)
+
+
 def finished(
-    begun: Begun, config: Any, ts: TrainingData, metrics: Mapping[str, float], history: History | None = None
+    begun: Begun,
+    config: Any,
+    ts: TrainingData,
+    metrics: Mapping[str, float],
+    history: History | None = None,
+    tracker: Tracker | None = None,
 ) -> Run:
     """The run, whose model lies in its directory; its gate is written beside it. history: where the directory has none
     of epochs.
@@ -109,7 +123,7 @@ def finished(
     directory, columns = begun.directory, begun.columns
     gate = evaluation(metrics, begun.prepared.task, config.gates.min_auc)
     write_gates(directory.model, begun.name, {"evaluation": gate})
-    return Run(
+    run = Run(
         id=begun.name,
         metrics={**metrics, **counts(begun.prepared), "seconds": time.monotonic() - begun.started},
         checkpoint=str(directory.model),
@@ -125,6 +139,9 @@ def finished(
         provenance=capture() | {"training_set": ts.recorded, "content": spelt([begun.prepared.statistics.content])},
         history=directory.history() if history is None else history,
     )
+    if tracker is not None:
+        tracker.run = run
+    return run
 
 
 def read_columns(ts: TrainingData, config: Any, task: str | None = None) -> Columns:

@@ -2,12 +2,13 @@
 
 The data set is executed once: its blocks, cut down to the columns needed, stay in the object store (and spill) until
 they are encoded. Then every block is scattered by the high bits of its rows' content hash, and each bucket sorted by
-it: blocks of about `BLOCK_ROWS` rows in one global order, see feed.py.
+it: blocks of about `BLOCK_ROWS` rows in one global order, see feed.py. The driver holds a reference for each block and
+bucket, so neither are more than `MOST_BUCKETS`: of a larger set a task takes several blocks, and a bucket more rows.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,7 @@ from mlray.training.task import Task
 logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 131_072
+MOST_BUCKETS = 256
 PART, TIME = "__part__", "__time__"
 OUTSIDE = -1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,7 +90,7 @@ def prepare(dataset: Any, columns: Columns, config: Any) -> Prepared:
         fn_kwargs={"columns": columns, "split": config.split},
     )
     blocks = assigned.materialize().to_arrow_refs()
-    seen = merge(ray.get([observe_task.remote(block, columns) for block in blocks]))
+    seen = merge(map(ray.get, [observe_task.remote(block, columns) for block in blocks]))
     check(seen, columns, config)
     preprocessing = Preprocessing.learn(columns.kinds, seen, config.sampling.max_categories)
     rows = {part: seen.rows[number] for number, part in enumerate(PARTS)}
@@ -184,9 +186,13 @@ def encode(
     blocks: Sequence[Any], encoding: Encoding, rows: Mapping[str, int]
 ) -> tuple[dict[str, Part], dict[str, int]]:
     """The parts in their global order, and the unseen categories per part."""
-    buckets = [-(-count // BLOCK_ROWS) for count in rows.values()]
+    size = max(BLOCK_ROWS, -(-sum(rows.values()) // MOST_BUCKETS))
+    buckets = [-(-count // size) for count in rows.values()]
     task: Any = scatter_task.options(num_returns=1 + sum(buckets))
-    scattered = [task.remote(block, encoding, buckets) for block in blocks]
+    together = -(-len(blocks) // MOST_BUCKETS)
+    scattered = [
+        task.remote(encoding, buckets, *blocks[start : start + together]) for start in range(0, len(blocks), together)
+    ]
     found: list[list[Counter[str]]] = ray.get([returned[0] for returned in scattered])
     unseen = [sum(counts, Counter[str]()) for counts in zip(*found, strict=True)]
     ordered = [order_task.remote(*(returned[1 + bucket] for returned in scattered)) for bucket in range(sum(buckets))]
@@ -217,10 +223,23 @@ def scatter(table: pa.Table, encoding: Encoding, buckets: Sequence[int]) -> tupl
     return unseen, scattered
 
 
+def scatter_all(
+    tables: Iterable[pa.Table], encoding: Encoding, buckets: Sequence[int]
+) -> tuple[list[Counter[str]], list[Hashed]]:
+    """The same of several blocks, which are encoded one after the other."""
+    found = [scatter(table, encoding, buckets) for table in tables]
+    unseen = [sum(counts, Counter[str]()) for counts in zip(*(one[0] for one in found), strict=True)]
+    return unseen, [joined(*shards) for shards in zip(*(one[1] for one in found), strict=True)]
+
+
+def joined(*shards: Hashed) -> Hashed:
+    return np.concatenate([keys for keys, _ in shards]), Rows.concat([rows for _, rows in shards])
+
+
 def order(*shards: Hashed) -> Rows:
     """The rows of all shards by ascending hash; rows of one hash are equal, so their order is nobody's."""
-    keys = np.concatenate([keys for keys, _ in shards])
-    return Rows.concat([rows for _, rows in shards]).take(np.argsort(keys, kind="stable"))
+    keys, rows = joined(*shards)
+    return rows.take(np.argsort(keys, kind="stable"))
 
 
 @ray.remote(num_cpus=1)
@@ -229,8 +248,8 @@ def observe_task(table: pa.Table, columns: Columns) -> Statistics:
 
 
 @ray.remote(num_cpus=1)
-def scatter_task(table: pa.Table, encoding: Encoding, buckets: Sequence[int]) -> tuple[Any, ...]:
-    unseen, scattered = scatter(table, encoding, buckets)
+def scatter_task(encoding: Encoding, buckets: Sequence[int], *tables: pa.Table) -> tuple[Any, ...]:
+    unseen, scattered = scatter_all(tables, encoding, buckets)
     return (unseen, *scattered)
 
 

@@ -18,7 +18,7 @@ from mlray.training.checkpoint import commit
 from mlray.training.config import require
 from mlray.training.design import Design
 from mlray.training.feed import Part
-from mlray.training.launch import TrainingData, begin, finished
+from mlray.training.launch import TrainingData, begin, finished, tracking
 from mlray.training.model import Model, Signature
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.run import Run
@@ -60,9 +60,10 @@ def train(config: SklearnTrainer.Config, ts: TrainingData) -> Run:
     parts = begun.prepared.parts
     check_size(config, parts["train"].rows, len(design_of(config, begun.prepared.preprocessing).columns))
     task, published = fit_task.options(num_cpus=config.cpus), begun.directory.model
-    with mlray_errors():
-        ray.get(task.remote(config, begun.prepared.preprocessing, begun.signature, parts["train"], published))
-    return finished(begun, config, ts, scores_of(published, parts), ())
+    with tracking(begun, config, tuple) as tracker:
+        with mlray_errors():
+            ray.get(task.remote(config, begun.prepared.preprocessing, begun.signature, parts["train"], published))
+        return finished(begun, config, ts, scores_of(published, parts), (), tracker)
 
 
 def check(config: SklearnTrainer.Config) -> str | None:

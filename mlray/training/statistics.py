@@ -14,11 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlray.errors import TrainingFailed
 from mlray.training.columns import number_column, text_column
-from mlray.training.labels import Labels
+from mlray.training.labels import Labels, check_classes
 
 GRID = 1 << 32
 CHUNK = 1 << 20
+MOST_DISTINCT = 1_000_000
+"""Texts of a feature: 100 MB or so in the driver, of which a model reads `max_categories`."""
 LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -71,6 +74,7 @@ class Statistics:
     """Of any set of rows: per part the rows, the labels, and of the training part the moments, categories and weights.
 
     bad_weights: negative, infinite or missing ones. content: the digest of all rows, see offline/content.py.
+    Categories and classes are held as they are, MOST_DISTINCT of each at most: more are refused by `check_distinct`.
     """
 
     rows: Counter[int] = field(default_factory=Counter)
@@ -97,8 +101,19 @@ def observe_categories(column: pa.ChunkedArray) -> Counter[str]:
     return Counter(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
 
 
+def check_distinct(seen: Statistics) -> None:
+    """TrainingFailed where a text feature has more distinct texts than one process should hold."""
+    for name, counts in seen.categories.items():
+        if len(counts) > MOST_DISTINCT:
+            shown = ", ".join(sorted(counts)[:3])
+            raise TrainingFailed(
+                f"feature '{name}' has more than {MOST_DISTINCT:,} distinct texts in the training rows ({shown}, ...): "
+                f"it names rows, not kinds of them; ignore it, or group its values in an on-demand function"
+            )
+
+
 def merge(many: Iterable[Statistics]) -> Statistics:
-    """The statistics of the union of the rows."""
+    """The statistics of the union of the rows, taken one after the other; refused while it grows, not afterwards."""
     whole = Statistics()
     for one in many:
         whole.rows.update(one.rows)
@@ -113,4 +128,6 @@ def merge(many: Iterable[Statistics]) -> Statistics:
             whole.numbers[name] = whole.numbers.get(name, Moments()) + moments
         for name, counts in one.categories.items():
             whole.categories.setdefault(name, Counter()).update(counts)
+        check_distinct(whole)
+        check_classes(whole.labels)
     return whole

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import ConfigError
-from mlray.training.config import Gates, Sampling, Split, plain, require
+from mlray.training.config import Gates, Sampling, Split, Tracking, plain, require, section
 from mlray.training.design import Design
 from mlray.training.feed import Part, Rows
 from mlray.training.model import Model, load_model
 from mlray.training.task import check_kind
 
-OF_THE_MACHINE = ("storage", "run")
+OF_THE_MACHINE = ("storage", "run", "tracking")
 """Settings that do not change what comes out; each kind has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TabularConfig:
-    """split, storage, run, seed: as of `Trainer.Config`.
+    """split, storage, run, seed, tracking: as of `Trainer.Config`.
 
     task            "binary", "multiclass" or "regression"; None: what the estimator and the label's type say
     one_hot         whether a text feature is a column of 0 and 1 for each of its categories, or one of codes
@@ -44,10 +44,13 @@ class TabularConfig:
     max_categories: int = 10_000
     min_auc: float = 0.5
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", Split.of(self.split))
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        if isinstance(self.tracking, Mapping):
+            object.__setattr__(self, "tracking", section(Tracking, self.tracking))
         if self.task is not None:
             check_kind(self.task)
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 or more, below 2**31")

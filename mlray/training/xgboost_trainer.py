@@ -24,13 +24,14 @@ from mlray.training.checkpoint import RunDirectory, commit
 from mlray.training.config import Resources, require
 from mlray.training.design import Design
 from mlray.training.feed import Part, share
-from mlray.training.launch import TrainingData, begin, finished
+from mlray.training.launch import TrainingData, begin, finished, tracking
 from mlray.training.model import Model, Signature
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.progress import OnEpoch, log_epoch
 from mlray.training.run import Run
 from mlray.training.tabular import TabularConfig, matrix_of, scores_of
 from mlray.training.task import BINARY, MULTICLASS, REGRESSION, Task
+from mlray.training.tracking import telling
 from mlray.training.workers import check_room, reserved, survived, watched
 from mlray.training.xgboost_rounds import Rounds
 
@@ -105,8 +106,8 @@ class XGBoostTrainer:
             ends = range(self.checkpoint_rounds, len(losses), self.checkpoint_rounds)
             if len(losses) > self.rounds or any(self.is_over(losses[:end]) for end in ends):
                 raise ConfigError(
-                    f"run '{self.run}' has {len(losses)} rounds already, and would have ended before with "
-                    f"rounds={self.rounds}, patience={self.patience}; ask for as many, or choose another name"
+                    f"training: the run has {len(losses)} rounds already, and would have ended before with "
+                    f"rounds={self.rounds}, patience={self.patience}; ask for as many, or pass another name as run=..."
                 )
 
         def parameters(self, task: Task, first: int) -> dict[str, Any]:
@@ -149,11 +150,12 @@ def train(config: XGBoostTrainer.Config, ts: TrainingData, *, on_epoch: OnEpoch 
         rounds=Rounds(path=begun.directory.path / "rounds", key=f"validation_{_NAMES[task.kind]}"),
         model=begun.directory.model,
     )
-    with watched(job.rounds, on_epoch, lambda _: None):
-        losses = fit(job, begun.directory)
-    found = scores_of(job.model, job.parts) | {"rounds": float(len(losses)), "best_round": float(best(losses))}
-    history = tuple({"round": i + 1.0, job.rounds.key: loss} for i, loss in enumerate(losses))
-    return finished(begun, config, ts, found, history)
+    with tracking(begun, config, job.rounds.history) as tracker:
+        with watched(job.rounds, telling(tracker, on_epoch), lambda _: None):
+            losses = fit(job, begun.directory)
+        found = scores_of(job.model, job.parts) | {"rounds": float(len(losses)), "best_round": float(best(losses))}
+        history = tuple({"round": i + 1.0, job.rounds.key: loss} for i, loss in enumerate(losses))
+        return finished(begun, config, ts, found, history, tracker)
 
 
 def check_installed() -> None:

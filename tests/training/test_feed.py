@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlray.training.feed import Rows, ahead, batches, content_hash, share, windows
-from mlray.training.preparation import Encoding, assign_parts, order, scatter
+from mlray.training.preparation import Encoding, assign_parts, order, scatter, scatter_all
 from mlray.training.task import Task
 from tests.training.made import SPLIT, columns, parts, table
 
@@ -90,6 +90,23 @@ def test_the_order_of_rows_is_that_of_their_content() -> None:
 
     for name in ("numbers", "codes", "labels"):
         np.testing.assert_array_equal(getattr(train, name), getattr(expected["train"], name))
+
+
+def test_blocks_that_one_task_takes_together_are_in_the_same_order() -> None:
+    data = table(500)
+    read = columns(data)
+    preprocessing, expected = parts(data, read)
+    blocks = [assign_parts(data.slice(start, 100), read, SPLIT) for start in range(0, 500, 100)]
+    encoding = Encoding(preprocessing, read, Task())
+
+    unseen, first = scatter_all(blocks[:3], encoding, [1, 1, 1])
+    _, second = scatter_all(blocks[3:], encoding, [1, 1, 1])
+
+    assert [part.total() for part in unseen] == [0, 0, 0]
+    for name in ("numbers", "codes", "labels"):
+        np.testing.assert_array_equal(
+            getattr(order(first[0], second[0]), name), getattr(expected["train"], name)
+        )
 
 
 def test_equal_rows_have_equal_hashes_and_a_change_anywhere_another() -> None:

@@ -1,5 +1,7 @@
 """A network of one's own: named by its path, built, kept without pickle, loaded again; and what is refused of it."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,27 @@ def test_code_that_has_changed_since_training_is_refused(tmp_path: Path, monkeyp
         file.write("# another\n")
     with pytest.raises(DefinitionChanged, match=r"the file of 'mine:Wide' was \w{12} when the model was trained"):
         load_model(tmp_path / "model")
+
+
+def test_code_that_is_not_that_of_the_training_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    text = Path(__file__).with_name("nets.py").read_text()
+    (tmp_path / "theirs.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    model("theirs:Wide").save(tmp_path / "model")
+    built = f"def build(self, features: Features) -> nn.Module:\n        open({str(ran)!r}, 'w').close()"
+    (tmp_path / "theirs.py").write_text(text.replace("def build(self, features: Features) -> nn.Module:", built))
+    monkeypatch.delitem(sys.modules, "theirs")
+    with pytest.raises(DefinitionChanged):
+        load_model(tmp_path / "model")
+    assert not ran.exists()
+
+
+def test_code_of_which_the_model_does_not_say_the_bytes_is_not_run(tmp_path: Path) -> None:
+    made = model("tests.training.nets:Wide")
+    replace(made, signature=replace(made.signature, code_sha256=None)).save(tmp_path)
+    with pytest.raises(CorruptArtifact, match=r"needs code, 'tests.training.nets:Wide', and does not say of which"):
+        load_model(tmp_path)
 
 
 def test_weights_of_another_network_are_corrupt(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -6,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlray.errors import TrainingFailed
+from mlray.training import statistics
+from mlray.training.labels import Labels
 from mlray.training.preparation import assign_parts, observe
-from mlray.training.statistics import GRID, Moments, merge, squash
+from mlray.training.statistics import GRID, Moments, Statistics, merge, squash
 from tests.training.made import SPLIT, columns, table
 
 ANY = st.lists(st.floats(), max_size=40)
@@ -47,6 +52,24 @@ def test_statistics_do_not_depend_on_blocks() -> None:
     pieces = [observe(block.slice(start, 37), read) for start in range(0, 500, 37)]
 
     assert merge(pieces[::-1]) == observe(block, read)
+
+
+def test_a_text_that_names_rows_is_refused_before_all_of_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    #  two blocks have more distinct texts together than are taken: the third is not looked at
+    def blocks() -> Iterator[Statistics]:
+        for block in range(2):
+            yield Statistics(categories={"user_id": Counter(map(str, range(block * 600, (block + 1) * 600)))})
+        raise AssertionError
+
+    monkeypatch.setattr(statistics, "MOST_DISTINCT", 1000)
+    with pytest.raises(TrainingFailed, match=r"'user_id' has more than 1,000 distinct texts .* ignore it, or group"):
+        merge(blocks())
+
+
+def test_a_label_of_very_many_values_is_refused_while_it_is_counted() -> None:
+    labels = Labels(classes=Counter({(0, str(i)): 1 for i in range(100_001)}))
+    with pytest.raises(TrainingFailed, match=r"the label has more than 100000 values, .* task='regression'"):
+        merge([Statistics(labels=labels)])
 
 
 def test_only_the_training_part_is_learned_from() -> None:

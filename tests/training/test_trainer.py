@@ -2,6 +2,7 @@
 
 import math
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,6 +235,47 @@ def test_a_disk_that_is_full_stops_the_run_and_the_last_checkpoint_is_whole(tmp_
     assert [path.name for path in (tmp_path / "b" / "checkpoints").iterdir()] == ["00000004"]
     assert trainer(config(tmp_path, run="b"), DATA).train() == undisturbed
     assert weights(tmp_path / "b") == weights(tmp_path / "a")
+
+
+class DroppedMeanwhile(RunDirectory):
+    """A worker that outlived its controller writes its next checkpoint once this one has looked for the latest."""
+
+    def latest(self) -> int:
+        found = super().latest()
+        newer = self.path / "newer"
+        if newer.exists():
+            newer.rename(self.checkpoint(2 * found))
+            shutil.rmtree(self.checkpoint(found))
+        return found
+
+
+def test_a_checkpoint_dropped_for_a_newer_one_while_it_is_looked_at_does_not_end_the_run(tmp_path: Path) -> None:
+    whole = trainer(config(tmp_path, run="a"), DATA).train()
+    made = trainer(config(tmp_path, run="b", epochs=2, keep=2), DATA)
+    made.train()
+    made.directory.checkpoint(20).rename(tmp_path / "b" / "newer")
+
+    resumed = trainer(config(tmp_path, run="b"), DATA)
+    resumed.directory = DroppedMeanwhile(tmp_path / "b")
+
+    assert resumed.train()["train_loss"] == whole["train_loss"]
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    trainer(config(tmp_path, run="r", epochs=1), DATA).train()
+    (tmp_path / "r" / "checkpoints" / "00000010" / "state.json").write_text("{")
+    with pytest.raises(CorruptArtifact, match=r"00000010 cannot be resumed .*; remove it to go on before"):
+        trainer(config(tmp_path, run="r"), DATA).train()
+
+
+@pytest.mark.parametrize("shorter", [{"epochs": 2}, {"patience": 1}])
+def test_fewer_epochs_than_a_run_has_are_refused(tmp_path: Path, shorter: dict[str, Any]) -> None:
+    long: dict[str, Any] = {"epochs": 6, "patience": None, "learning_rate": 0.05}
+    trainer(config(tmp_path, run="r", **long), DATA).train()
+    with pytest.raises(ConfigError, match=r"has 6 epochs already, and would have ended before .*; ask for as many"):
+        trainer(config(tmp_path, run="r", **(long | shorter)), DATA).train()
+    assert trainer(config(tmp_path, run="r", **long), DATA).train()["epochs"] == 6
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:

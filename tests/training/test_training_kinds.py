@@ -20,6 +20,7 @@ from mlray.training.sklearn_trainer import SklearnTrainer
 from mlray.training.trainer import Trainer
 from mlray.training.xgboost_trainer import XGBoostTrainer
 from tests.training.made import SPLIT, in_blocks, table
+from tests.training.test_kills import controller
 
 DATA = table(6_000)
 TREES = {"subsample": 0.8, "colsample_bytree": 0.7, "max_depth": 3}
@@ -40,21 +41,28 @@ def workers(run: Path) -> list[dict[str, int]]:
     return [json.loads(line) for line in (run / "workers.jsonl").read_text().splitlines()]
 
 
-def test_trees_learn_on_two_workers_of_which_one_is_killed(ray_cluster: str, storage: Path) -> None:  # noqa: ARG001
-    #  rounds     |1---5---10--X          killed by SIGKILL once round 10 is on the disk
-    #                      |11---...---25
+def test_trees_learn_on_two_workers_whose_controller_and_then_one_of_which_is_killed(
+    ray_cluster: str,  # noqa: ARG001
+    storage: Path,
+) -> None:
+    #  rounds     |1---5---10--X                         SIGKILL to Ray Train's controller once round 10 is on the disk
+    #                      |11---15---20--X              and to a worker once round 20 is
+    #                                 |21---25
     path, killed = storage / "grown", []
 
     def kill(metrics: Mapping[str, float]) -> None:
-        if metrics["round"] == 10:
-            killed.append(workers(path)[0]["pid"])
-            os.kill(killed[0], signal.SIGKILL)
+        victims = {10: lambda: controller(path), 20: lambda: workers(path)[-1]["pid"]}
+        if (victim := victims.get(int(metrics["round"]))) is not None:
+            killed.append(victim())
+            os.kill(killed[-1], signal.SIGKILL)
 
     run = train(trees(storage, "grown"), in_blocks(DATA), on_epoch=kill)
 
-    assert killed
-    assert [worker["after_round"] > 0 for worker in workers(path)] == [False, False, True, True]
-    assert sorted(worker["rank"] for worker in workers(path)) == [0, 0, 1, 1]
+    assert len(killed) == 2
+    assert [start["after_round"] for start in workers(path)][:2] == [0, 0]
+    assert all(start["after_round"] >= 10 for start in workers(path)[2:4])
+    assert all(start["after_round"] >= 20 for start in workers(path)[4:])
+    assert sorted(start["rank"] for start in workers(path)) == [0, 0, 0, 1, 1, 1]
     assert run.metrics["test_auc"] > 0.75
     assert run.metrics["rounds"] == len(run.history) == 25
     assert run.history[0].keys() == {"round", "validation_log_loss"}

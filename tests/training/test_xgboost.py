@@ -13,7 +13,7 @@ from mlray.errors import ConfigError, CorruptArtifact, TrainingFailed
 from mlray.training.model import Signature, load_model
 from mlray.training.task import Task
 from mlray.training.xgboost_rounds import Rounds
-from mlray.training.xgboost_trainer import Job, XGBoostTrainer, best, boost, check_loss, is_over
+from mlray.training.xgboost_trainer import Job, XGBoostTrainer, best, boost, check_loss
 from tests.training.made import FEATURES, SPLIT, columns, parts, table
 
 DATA = table(1_000)
@@ -105,7 +105,32 @@ def test_the_best_rounds_are_published_and_a_run_ends_where_none_gets_better(tmp
     assert len(losses) < 400
     booster = xgboost.Booster(model_file=made.model / "model.ubj")
     assert booster.num_boosted_rounds() == best(losses) < len(losses)
-    assert not is_over([], 3)
+
+
+def test_a_run_that_had_ended_and_is_begun_again_grows_no_tree(tmp_path: Path) -> None:
+    #  over by patience where a chunk ends: killed between its checkpoint and the model
+    made = job(tmp_path, "a", rounds=400, patience=8, arguments={**RANDOM, "eta": 0.9})
+    losses = trained(made)
+    grown = model(made)
+    (made.model / "model.ubj").unlink()
+    assert trained(made) == losses
+    assert model(made) == grown
+
+
+@pytest.mark.parametrize("shorter", [{"rounds": 4}, {"rounds": 11}, {"patience": 1, "arguments": RANDOM}])
+def test_fewer_rounds_than_a_run_has_are_refused(tmp_path: Path, shorter: dict[str, Any]) -> None:
+    made = job(tmp_path, "a")
+    made.rounds.save(b"", [0.5, 0.4, 0.3, 0.35, 0.34, 0.33, 0.32, 0.31, 0.3, 0.3, 0.3, 0.3])
+    with pytest.raises(ConfigError, match=r"the run has 12 rounds already, .*; ask for as many, or pass another"):
+        replace(made.config, **shorter).check_length(made.rounds.restore()[1])
+    made.config.check_length(made.rounds.restore()[1])
+
+
+def test_a_worker_that_outlived_its_controller_drops_no_newer_rounds(tmp_path: Path) -> None:
+    rounds = Rounds(path=tmp_path / "rounds", key="loss")
+    rounds.save(b"newer", [0.3, 0.2, 0.1])
+    rounds.save(b"older", [0.3, 0.2])
+    assert rounds.restore() == (b"newer", [0.3, 0.2, 0.1])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
