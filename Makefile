@@ -32,7 +32,8 @@ test: .venv/.dev
 # The tests that ask tests/soak.py how often they try.
 SOAKED := tests/test_parity_schedules.py tests/online/test_store_contract.py tests/registry/test_promotion_races.py \
 	tests/registry/test_registration_races.py tests/registry/test_registry_kills.py tests/registry/test_janitor.py \
-	tests/registry/test_drop.py tests/registry/test_random_changes.py tests/training/test_kills.py
+	tests/registry/test_drop.py tests/registry/test_random_changes.py tests/training/test_kills.py \
+	tests/training/test_training_kinds.py
 
 soak: .venv/.dev
 	MLRAY_SOAK=1 $(BIN)/python -m pytest --timeout 14400 $(SOAKED) $(ARGS)
