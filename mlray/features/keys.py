@@ -14,6 +14,8 @@ from mlray.features.types import check_same_family, key_type
 
 _DENSE = 16
 """Integer keys are looked up in an array while it is at most this many times longer than the rows."""
+_FEW = 1 << 16
+"""Up to so many other integer keys are sorted: a tenth of the processor time of hashing 2,000, half of 100,000."""
 
 
 def spine_key(column: pa.ChunkedArray, name: str, event_type: pa.DataType, who: str) -> pa.ChunkedArray:
@@ -35,6 +37,8 @@ def distinct(keys: pa.Table) -> tuple[pa.Table, Ranges]:
     numbers = _integers(keys)
     if numbers is not None:
         found = _dense(numbers)
+        if found is None and len(numbers) <= _FEW:
+            found = np.unique(numbers, return_inverse=True)
         if found is not None:
             return pa.table([pa.array(found[0])], schema=keys.schema), found[1]
     heads, run = _runs(keys)
