@@ -51,8 +51,9 @@ def folded(
     asked = [key for key in keys if (crc32(key) + new.applied) % fold == 0]
     if old.gap or old.loading or old.applied < 0 or not asked:
         return Folded(new)
-    found = [_of_key(cells, old.applied) for cells in store.read([(space(view), asked)])[0].cells]
-    found = [key for key in found if len(key.batches) >= fold]
+    held = store.read([(space(view), asked)])[0].cells
+    many = np.flatnonzero(np.diff(held.ends, prepend=0) >= fold).tolist()  # of the others no cell need be made
+    found = [key for key in (_of_key(held[i], old.applied) for i in many) if len(key.batches) >= fold]
     if not found:
         return Folded(new)
     shape, since = shape_of(view, old.events), _since(view, new)

@@ -5,6 +5,7 @@ its cluster. It lives on the head node, where a local lake and an LMDB file lie,
 """
 
 import asyncio
+import gc
 import hashlib
 import logging
 import threading
@@ -38,6 +39,10 @@ PATIENCE = 60.0
 PLACEMENT = {"node:__internal_head__": 0.001}
 RUNTIME_ENVIRONMENT = {"working_dir": "local:///"}
 """Else a detached actor would keep the working directory, and the code, of the job that happens to start it."""
+SELDOM = (100_000, 20, 100)
+"""When the actor's process looks for garbage in cycles. A push makes tens of thousands of cells, none of them in one;
+with the default thresholds a third of its time went into looking at them.
+"""
 _SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 
 
@@ -47,6 +52,7 @@ class WriterActor:
     """
 
     def __init__(self, lake: str, online: str, future: timedelta) -> None:
+        gc.set_threshold(*SELDOM)  # the process is this actor's own
         self._arguments = (lake, online, future)
         self._opening = threading.Lock()
         self._writer: Writer | None = None
