@@ -97,19 +97,18 @@ def lock() -> str:
     if missing:
         needs = f"which needs {' and '.join(missing)}: pip install 'mlray[validation,fairness]'"
         raise ConfigError(f"a new project validates its data and compares groups, {needs}")
-    page = _page_of_torch(found["torch"])
+    index = _index_of_torch(found["torch"])
     lines = (f"{name}=={version}" for name, version in sorted(found.items()))
-    return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *page, *lines, ""))
+    return "\n".join(("# What was installed where `mlray init` ran: pip install --no-deps -r", *index, *lines, ""))
 
 
-def _page_of_torch(version: str) -> Iterator[str]:
-    """Where a build of torch is that PyPI does not have, as 2.13.0+cpu: a page of torch alone, and no index in which
-    every other package would be looked for, too. PyPI's own 2.13.0 needs gigabytes of CUDA, which a lock that is made
-    where they are not installed does not name.
+def _index_of_torch(version: str) -> Iterator[str]:
+    """Where a build of torch is that PyPI does not have, as 2.13.0+cpu. PyPI's own one needs gigabytes of CUDA, which a
+    lock that is made where they are not installed does not name.
     """
     build = version.partition("+")[2]
     if build:
-        yield f"--find-links https://download.pytorch.org/whl/{build}/torch/"
+        yield f"--extra-index-url https://download.pytorch.org/whl/{build}"
 
 
 def _needs(name: str, extras: set[str]) -> Iterator[Requirement]:

@@ -54,8 +54,8 @@ def test_the_lock_names_the_build_of_torch_that_is_installed_and_where_it_is() -
     version = metadata.version("torch")  # 2.13.0+cpu needs nothing of CUDA, 2.13.0 all that pip installed beside it
     lines = lock().splitlines()
     assert f"torch=={version}" in lines
-    pages = [line.split("/")[-3] for line in lines if line.startswith("--find-links")]
-    assert pages == ([version.partition("+")[2]] if "+" in version else [])
+    builds = [line.rpartition("/")[2] for line in lines if line.startswith("--extra-index-url")]
+    assert builds == ([version.partition("+")[2]] if "+" in version else [])
 
 
 def test_the_network_makes_no_tensor_of_its_own_so_it_runs_on_any_device() -> None:
