@@ -96,8 +96,12 @@ class Layout:
         )
         head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8"), ("tail", "<u4")]
         self.single = np.dtype([*head, ("row", self._array)])
-        self.codes = None if self._long or self._decimals else [cell.code for cell in cells]
-        """Of the cells of a row, for `struct`; None where it does not have all values as `plain` gives them."""
+        self.texts = [cell.type for cell in cells if cell.long]
+        plainly = not self._decimals and all(pa.types.is_string(k) or pa.types.is_binary(k) for k in self.texts)
+        self.codes = [cell.code for cell in cells] if plainly else None
+        """Of the cells of a row, for `struct`; None where they are neither values as `plain` gives them nor lengths of
+        `texts`.
+        """
         self.alone = _FIXED.pack(FORMAT, IN_ORDER, self.id, 1, 0, 0)[:-_UNTIL_AND_TAIL]
         """How the header of a single row begins that lies in order, up to `until`."""
         self.full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
@@ -127,9 +131,10 @@ class Layout:
             form, flags, schema, rows, until, tail = _FIXED.unpack_from(value)
             if form == FORMAT and schema == self.id and len(value) == self._head + self._size(value, rows) + tail:
                 return Header(flags, rows, until, tail)
-        raise self._damaged(value)
+        raise self.damaged(value)
 
-    def _damaged(self, *values: bytes) -> SchemaError:
+    def damaged(self, *values: bytes) -> SchemaError:
+        """Says so of these values."""
         return SchemaError(
             f"a stored value of {sum(map(len, values))} bytes is not of columns {', '.join(self.schema.names)}; "
             "materialize the view again"
@@ -142,7 +147,7 @@ class Layout:
         try:
             columns = [self._column(i, rows, full, heaps.get(i, b"")) for i in range(len(self._cells))]
         except (ValueError, OSError) as error:  # of Arrow, about bytes that are not what they should be
-            raise self._damaged(*values) from error
+            raise self.damaged(*values) from error
         if not columns:
             return pa.table({"": pa.nulls(len(rows))}).select([]), headers
         return pa.Table.from_arrays(columns, schema=self.schema), headers
@@ -174,7 +179,7 @@ class Layout:
             try:
                 columns[i] = _cut(value[end : end + length], columns[i], self._cells[i].type)
             except (ValueError, OSError) as error:
-                raise self._damaged(value) from error
+                raise self.damaged(value) from error
             end += length
         for i in self._decimals:
             columns[i] = [int.from_bytes(digits, "little", signed=True) for digits in columns[i]]

@@ -4,8 +4,10 @@
     head    10 bytes: format, flags, id of the schema, one row
     until    8 bytes
     tail     4 bytes: none
+    lengths  4 bytes per text
     valid    a bit per column: it has a value
-    columns  of fixed width
+    columns  of fixed width; of a text its length
+    texts    one after another
 
 Head and tail are known beforehand, so two comparisons of bytes say that a record lies so.
 """
@@ -17,6 +19,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mlray.aggregation.window import Times
 from mlray.features.rows import TS
@@ -32,9 +35,11 @@ class Latest:
 
     def __init__(self, layout: Layout, names: Sequence[str]) -> None:
         codes = dict(zip(layout.schema.names, layout.codes or (), strict=True))
-        self._head, self._tail, self._full = layout.alone, bytes(_TAIL), layout.full
-        parts = accumulate([VERSION.size, len(self._head), _INTEGER.size, _TAIL, len(self._full)])
-        self._head_at, self._until_at, self._tail_at, self._valid_at = starmap(slice, pairwise(parts))
+        kinds = dict(zip(layout.schema.names, layout.schema.types, strict=True))
+        self._layout, self._head, self._tail, self._full = layout, layout.alone, bytes(_TAIL), layout.full
+        self._lengths = struct.Struct(f"<{len(layout.texts)}I")
+        parts = accumulate([VERSION.size, len(self._head), _INTEGER.size, _TAIL, self._lengths.size, len(self._full)])
+        self._head_at, self._until_at, self._tail_at, self._lengths_at, self._valid_at = starmap(slice, pairwise(parts))
         sizes = [struct.calcsize(f"<{code}") for code in codes.values()]
         self._at = dict(zip(codes, accumulate(sizes, initial=self._valid_at.stop), strict=False))
         cells = [code if name in names else f"{size}x" for size, (name, code) in zip(sizes, codes.items(), strict=True)]
@@ -43,16 +48,22 @@ class Latest:
         self._timed, self._bits = bits[TS], [bit for name, bit in bits.items() if name in names]
         self._blank, self._nothing = bytes(self._values.size), [None] * len(names)
         lie = [name for name in codes if name in names]
+        long = [name for name in codes if pa.types.is_string(kinds[name]) or pa.types.is_binary(kinds[name])]
+        self._texts = [(lie.index(n) if n in names else None, pa.types.is_string(kinds[n])) for n in long]
+        """Per text its place among the columns that are read, and whether it is no bytes."""
+        self.even = not long
         self._picked = None if lie == list(names) else itemgetter(*map(lie.index, names))
 
     @classmethod
     def of(cls, layout: Layout, names: Sequence[str]) -> "Latest | None":
-        """None where a column is of no fixed width, or is not told as it lies."""
+        """None where a column is not told as it lies."""
         return None if layout.codes is None else cls(layout, names)
 
     def time(self, record: bytes) -> int | None:
         """Of the row; None where the record lies otherwise."""
-        if len(record) != len(self._blank) or record[self._head_at] != self._head:
+        if len(record) < len(self._blank) or record[self._head_at] != self._head:
+            return None
+        if len(record) != len(self._blank) + sum(self._lengths.unpack_from(record, self._lengths_at.start)):
             return None
         valid = record[self._valid_at]
         if record[self._tail_at] != self._tail or not valid[self._timed[0]] & self._timed[1]:
@@ -67,7 +78,9 @@ class Latest:
         return int(_INTEGER.unpack_from(record, self._until_at.start)[0])
 
     def values(self, record: bytes) -> Sequence[Any]:
-        values, valid = self._values.unpack(record), record[self._valid_at]
+        values, valid = self._values.unpack_from(record), record[self._valid_at]
+        if self._texts:
+            values = self._with_texts(values, record)
         if valid != self._full:
             values = self._without(values, valid)
         return values if self._picked is None else self._picked(values)
@@ -80,7 +93,7 @@ class Latest:
         return self.values(record) if start <= time < end else self._nothing
 
     def many(self, records: list[bytes], start: int | Times, end: int | Times) -> list[Sequence[Any] | None]:
-        """`one` of each; start, end: of all, or of each."""
+        """`one` of each, where there are no texts (`even`); start, end: of all, or of each."""
         size = len(self._blank)
         if set(map(len, records)) != {size}:
             records = [record if len(record) == size else self._blank for record in records]
@@ -97,6 +110,18 @@ class Latest:
         for i in np.flatnonzero(~(lie & (times >= start) & (times < end))).tolist():
             values[i] = self._nothing if lie[i] else None
         return values
+
+    def _with_texts(self, values: Sequence[Any], record: bytes) -> tuple[Any, ...]:
+        out, first = list(values), len(self._blank)
+        lengths = self._lengths.unpack_from(record, self._lengths_at.start)
+        try:
+            for (place, is_text), length in zip(self._texts, lengths, strict=True):
+                piece, first = record[first : first + length], first + length
+                if place is not None:
+                    out[place] = piece.decode() if is_text else piece
+        except UnicodeDecodeError as error:
+            raise self._layout.damaged(record[VERSION.size :]) from error
+        return tuple(out)
 
     def _without(self, values: Sequence[Any], valid: bytes) -> tuple[Any, ...]:
         """None for the values of those columns that have none."""

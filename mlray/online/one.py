@@ -21,7 +21,7 @@ from mlray.online.store import Cell, Found, version_of
 
 Columns: TypeAlias = Sequence[Sequence[Any]]
 _ALONE = 16
-"""Latest values up to which each is looked up by itself."""
+"""Latest values up to which each is looked up by itself, of keys with a base only."""
 _AS_THEY_ARE = (pa.float64(), pa.int64(), pa.string(), pa.bool_(), pa.int32(), pa.int16(), pa.int8(), pa.binary())
 """Types whose stored values are what Arrow gives to Python."""
 
@@ -87,7 +87,7 @@ class One:
             return [None] * len(found)
         records, span = found.alone(BASE), (EARLIEST, LATEST) if self._timeless else moments.span(*self._how)
         spans = [span] * len(found) if span else moments.spans(*self._how)
-        if len(records) > _ALONE:
+        if base.even and len(records) - records.count(b"") > _ALONE:
             answers = base.many(records, *(span or latest_bounds(moments.at, *self._how)))
         else:
             answers = [base.one(record, *of_key) for record, of_key in zip(records, spans, strict=True)]

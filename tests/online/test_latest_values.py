@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 import mlray as ml
+from mlray.errors import SchemaError
 from mlray.features.rows import TS, events
 from mlray.features.types import INSTANT, instants
 from mlray.online import state
@@ -26,7 +27,8 @@ def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureServic
     null.
     """
     source = ml.DeltaSource("s", path="s", timestamp="at", lag=ml.minutes(rng.choice([0, 2])))
-    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["x", "n"], **declared)
+    features = ["x", "n", "t"][: rng.choice([2, 3])]
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=features, **declared)
     state.load(store, view, happened(view, rng, range(30)), version=1, until=NOON, history=0)
     state.push(store, view, happened(view, rng, range(8, 12)), version=1, whole=False)  # which the load has already
     return ml.FeatureService("f", features=[view])
@@ -36,8 +38,9 @@ def happened(view: ml.FeatureView, rng: Random, keys: Sequence[int], last: int =
     """An event of each key, up to `last` minutes after noon."""
     at = pa.array([NOON + rng.randrange(-8, last + 1) * MINUTE for _ in keys], INSTANT)
     xs = [rng.random() if k % 7 else None for k in keys]
-    n = [rng.randrange(100) for _ in keys]
-    return events(view, pa.table({"k": list(keys), "at": at, "x": pa.array(xs, pa.float64()), "n": n}))
+    n, t = [rng.randrange(100) for _ in keys], [rng.choice([None, "", "é" * k]) for k in keys]
+    columns = {"k": list(keys), "at": at, "x": pa.array(xs, pa.float64()), "n": n, "t": pa.array(t, pa.string())}
+    return events(view, pa.table(columns))
 
 
 @pytest.mark.parametrize("closed", ["left", "right"])
@@ -64,9 +67,14 @@ def test_a_key_with_a_later_batch_is_answered_beside_the_others() -> None:
     service = loaded(store, Random(0))
     keys, at = pa.table({"k": range(30)}), instants(pa.array([NOON + 9 * MINUTE] * 30, INSTANT), "at")
     before = Reader(store, service).read(keys, at).to_pylist()
-    table = pa.table({"k": [9], "at": pa.array([NOON + MINUTE], INSTANT), "x": [0.5], "n": [70]})
+    late = {"x": 0.5, "n": 70, "t": "late"}
+    table = pa.Table.from_pylist([{"k": 9, **late}]).append_column("at", pa.array([NOON + MINUTE], INSTANT))
     state.push(store, service.views[0], events(service.views[0], table), version=2, whole=False)
-    assert Reader(store, service).read(keys, at).to_pylist() == [*before[:9], {"x": 0.5, "n": 70}, *before[10:]]
+    assert Reader(store, service).read(keys, at).to_pylist() == [
+        *before[:9],
+        {name: late[name] for name in service.names},
+        *before[10:],
+    ]
 
 
 # Records
@@ -118,6 +126,17 @@ def test_what_lies_otherwise_is_left_out_and_spoils_no_other(other: str) -> None
     assert latest.many([record(2, 3), lying, record(0, 1)], 0, 31) == [(3, 0.3), None, (1, 0.1)]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.decimal128(9, 2)], ids=str)
-def test_texts_and_decimals_are_not_read_so(kind: pa.DataType) -> None:
+def test_texts_and_bytes_are_cut_from_what_follows() -> None:
+    rows = pa.table({"s": ["é", None], TS: [1, 2], "b": [b"\xff", b""], "n": [7, 8], "t": ["", "ab"]})
+    lying = [record(0, 1, rows=rows), record(1, 2, rows=rows)]
+    latest = Latest(Layout(rows.schema), ["t", "b", "s"])
+    assert [latest.one(each, 0, 9) for each in lying] == [("", b"\xff", "é"), ("ab", b"", None)]
+    assert Latest(Layout(rows.schema), ["n", "t"]).one(lying[1], 0, 9) == (8, "ab")
+    assert latest.one(lying[0] + b"!", 0, 9) is None
+    with pytest.raises(SchemaError, match="materialize the view again"):
+        latest.one(lying[0].replace("é".encode(), b"\xff\xff"), 0, 9)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int8()), pa.decimal128(9, 2)], ids=str)
+def test_lists_and_decimals_are_not_read_so(kind: pa.DataType) -> None:
     assert Latest.of(Layout(pa.schema([("t", kind), (TS, pa.int64())])), ["t"]) is None
