@@ -94,9 +94,12 @@ def _of_tag(dialect: str, one: TagWhere, table: Any, row: tuple[Any, ...], there
 
 
 def _elsewhere(row: tuple[Any, ...], there: tuple[Any, ...], meets: Condition) -> Asked:
-    """The row is among those that meet a condition in another table."""
+    """The row is among those that meet a condition in another table. It is found where they are few: PostgreSQL, which
+    would guess otherwise, hears of that by the limit.
+    """
     some = select(*there).where(meets)
-    return Asked(asked=_exists(row, there, meets), found=tuple_(*map(col, row)).in_(some), rows=some)
+    found = tuple_(*map(col, row)).in_(some.limit(FEW + 1))
+    return Asked(asked=_exists(row, there, meets), found=found, rows=some)
 
 
 def _exists(row: tuple[Any, ...], there: tuple[Any, ...], meets: Condition) -> Condition:

@@ -19,6 +19,7 @@ from sqlmodel import Session
 
 from mlray.errors import ConfigError, Conflict, RegistryUnavailable, did_you_mean
 from mlray.registry.migrations import upgrade
+from mlray.registry.statistics import look_at_tables
 
 LOCK_WAIT_SECONDS = 30
 CONNECT_SECONDS = 10
@@ -116,6 +117,7 @@ class Database:
                 try:
                     with engine.execution_options(mlray_writes=True).begin() as connection:
                         upgrade(connection)
+                        look_at_tables(connection)
                 except BaseException:
                     close()
                     raise
