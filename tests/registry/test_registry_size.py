@@ -103,18 +103,18 @@ ASKED = {
     "two that many meet": VersionQuery(where=(Where(field="source", operator="=", value=""), STAGE), order_by=MLFLOW),
     "an alias": VersionQuery(where=(Where(field="alias", operator="=", value="candidate"),)),
     "a tag of one": VersionQuery(where=(TagWhere(key="own", operator="=", value="run-77777"),)),
-    "a tag of none": VersionQuery(where=(TagWhere(key="team", operator="!=", value="risk"),)),
     "a tag of all": VersionQuery(where=(TEAM,)),
     "a tag of all, newest first": VersionQuery(where=(TEAM,), order_by=NEWEST),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("registry", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("query", ASKED.values(), ids=ASKED.keys())
 def test_a_search_walks_an_index_and_answers_in_time(registry, query):
     found = plans(registry, lambda: registry.search(query))
 
     page = registry.search(query)
-    assert page.items or "!=" in str(query)
+    assert page.items
     assert not whole_tables(found), found
     assert quickest(lambda: registry.search(query)) < SECONDS
     if page.next_page_token is not None:
