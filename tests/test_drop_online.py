@@ -9,6 +9,7 @@ from mlray.discovery import Inventory, drop
 from mlray.errors import UnknownName
 from mlray.features.catalog import service_hash, service_text
 from mlray.online.state import space
+from mlray.registry.client import Registry
 from mlray.registry.model_version import ModelVersion
 from mlray.spaces import drop_unread
 
@@ -26,7 +27,8 @@ def platform(tmp_path) -> ml.Platform:
     made.applied.apply(SERVICE)
     made.ingest("payments", [{"user_id": 7, "at": NOON}])
     made.materialize("fraud", until=NOON)
-    drop(made.applied, Inventory.of(made.applied, []), "paid")
+    registry = Registry.connect(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "artifacts"), embedded=True)
+    drop(Inventory.of(made.applied, []), made.applied, registry, "paid")
     return made
 
 
