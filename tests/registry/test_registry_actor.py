@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import ray
 
+import mlray as ml
+from mlray.discovery import Drop, Inventory, apply, drop
 from mlray.errors import ConfigError, UnknownName
+from mlray.features.applied import Applied
 from mlray.registry import actor as registry_actor
 from mlray.registry.actor import ACTOR_NAME, NAMESPACE
 from mlray.registry.client import Registry
@@ -49,6 +52,20 @@ def test_the_actor_does_what_the_embedded_registry_does(remote, urls, make_run, 
     assert remote.check_audit() is None
     copy = remote.download(version, tmp_path / "copy")
     assert (copy / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_the_actor_takes_a_view_out_of_the_catalog_and_puts_it_back(remote, tmp_path):
+    weather = ml.DeltaSource("weather", path="weather", timestamp="at")
+    rain = ml.FeatureView("rain", entity=None, source=weather, features=["millimetres"])
+    service, applied = ml.FeatureService("damp", features=[rain]), Applied(str(tmp_path))
+    applied.apply(service)
+
+    assert drop(Inventory.of(applied, []), applied, remote, "rain") == [Drop("damp", "withdrawn", ("rain",))]
+    assert (applied.names(), len(applied.dropped())) == ([], 1)
+    apply(applied, lambda: remote, service)
+
+    assert (applied.get("damp"), applied.dropped()) == (service, [])
+    assert [row["action"] for row in remote.audit()][-2:] == ["drop", "apply_again"]
 
 
 def test_an_error_of_the_rules_arrives_as_itself(remote, make_run):
