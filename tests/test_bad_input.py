@@ -184,6 +184,15 @@ def test_a_failing_on_demand_function_is_named_with_its_rows(platform: ml.Platfo
         platform.get_features(asked, [{"user_id": 7}], at=NOON)
 
 
+@pytest.mark.parametrize("name", ["__ts", "__known", "__seq", "__keep"])
+def test_a_column_with_a_name_of_mlray_s_own_is_not_read_by_mistake(name: str, platform: ml.Platform) -> None:
+    user, source = ml.Entity("user", keys=["user_id"]), ml.DeltaSource("p", path="p", timestamp="at")
+    count = ml.Count(windows=[ml.lifetime], where=f"{name} > 1")
+    view = ml.FeatureView("v", entity=user, source=source, features=[count])
+    with pytest.raises(ml.MlrayError, match=rf"view v: the column '{name}'.*select=\{{'{name[2:]}': '{name}'\}}"):
+        platform.apply(ml.FeatureService("s", features=[view]))
+
+
 def test_naive_datetimes_are_refused(platform: ml.Platform) -> None:
     asked = service("amount")
     naive = NOON.replace(tzinfo=None)

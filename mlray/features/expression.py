@@ -70,13 +70,25 @@ def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
     for column in columns:
         if column not in table.column_names:
             raise SchemaError.missing_column(who, column, "the table", table.column_names)
-    length = pl.select(pl.repeat(0, table.num_rows, dtype=pl.Int8).alias("__length"))
-    frame = pl.DataFrame(pl.from_arrow(table.select(columns))) if columns else length
+    frame = _frame(table, columns)
     try:
-        result = frame.with_columns(length.to_series()).select("__length", *(e.alias(name) for name, e in made.items()))
+        result = frame.select(pl.repeat(0, len(frame)).alias(""), *(e.alias(name) for name, e in made.items()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise TransformationFailed(f"{who}: {expressions} failed over {table.num_rows} rows: {error}") from error
-    return result.drop("__length").with_columns(_no_new_decimals(frame)).to_arrow()
+    return result.drop("").with_columns(_no_new_decimals(frame)).to_arrow().slice(0, table.num_rows)
+
+
+def _frame(table: pa.Table, columns: list[str]) -> pl.DataFrame:
+    """The columns, each in one piece and of two rows at least, its integers in 64 bits.
+
+    Polars divides a single row, and chunks of a single row each, by a number; a longer column it multiplies by the
+    number's inverse, which gives other bits. Integers of fewer bits would wrap around.
+    """
+    table = table.select(columns).combine_chunks() if columns else pa.table({"": pa.nulls(table.num_rows)})
+    if table.num_rows == 1:
+        table = pa.concat_tables([table, table]).combine_chunks()
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.with_columns((cs.integer() - cs.by_dtype(pl.UInt64)).cast(pl.Int64))
 
 
 def _no_new_decimals(frame: pl.DataFrame) -> pl.Expr:

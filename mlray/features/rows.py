@@ -10,12 +10,13 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlray.errors import SchemaError
+from mlray.errors import DefinitionError, SchemaError
 from mlray.features.expression import compute, mentioned, parsed, predicate
 from mlray.features.types import canonical, is_plain_decimal, key_type, microseconds_of
 from mlray.features.view import FeatureView
 
 TS, KNOWN, SEQ, KEEP = "__ts", "__known", "__seq", "__keep"
+_CONDITION = "__if_"
 
 
 def read_columns(view: FeatureView) -> list[str]:
@@ -35,10 +36,18 @@ def raw_columns(view: FeatureView) -> list[str]:
 
 
 def check_expressions(view: FeatureView) -> None:
-    """DefinitionError where a `select` or `where` of the view is no row-level SQL; needs no table."""
+    """DefinitionError where a `select` or `where` of the view is no row-level SQL, or a column that it reads has a name
+    that events have for something else; needs no table.
+    """
     selects = [(_select(view, column), sql) for column, sql in view.source.select.items()]
     for who, sql in selects + _wheres(view):
         parsed(sql, who)
+    for column in read_columns(view):
+        if column in (TS, KNOWN, SEQ, KEEP) or column.startswith(_CONDITION):
+            raise DefinitionError(
+                f"{_who(view)}: the column '{column}' has a name that mlray gives to something of its own; give it "
+                f"another one: select={{'{column.strip('_')}': '{column}'}}"
+            )
 
 
 def events(view: FeatureView, rows: pa.Table) -> pa.Table:
@@ -72,7 +81,7 @@ def events(view: FeatureView, rows: pa.Table) -> pa.Table:
 
 def condition_name(sql: str) -> str:
     """The column in which an event carries whether an aggregate's `where` holds of it."""
-    return f"__if_{blake2b(sql.encode(), digest_size=8).hexdigest()}"
+    return f"{_CONDITION}{blake2b(sql.encode(), digest_size=8).hexdigest()}"
 
 
 def with_conditions(view: FeatureView, events: pa.Table) -> pa.Table:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlray.errors import SchemaError
+
 Words = NDArray[np.uint64]
 _BLOCK = 16_384
 """Rows mixed at a time: their words stay in the processor's cache."""
@@ -19,7 +21,7 @@ _SEEDS = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)
 
 def digest(table: pa.Table, offset: int = 0) -> tuple[int, int]:
     """The digest of rows that begin at position `offset`; digests of consecutive parts add up to that of the whole."""
-    cells = [_cells(table.column(name)) for name in table.column_names]
+    cells = [_cells(name, table.column(name)) for name in table.column_names]
     lanes = [0, 0]
     for start in range(0, table.num_rows, _BLOCK):
         block = slice(start, min(start + _BLOCK, table.num_rows))
@@ -31,7 +33,7 @@ def digest(table: pa.Table, offset: int = 0) -> tuple[int, int]:
 
 def unordered(table: pa.Table) -> tuple[int, int]:
     """The same without positions: rows in another order have the same digest."""
-    cells = [_cells(table.column(name)) for name in table.column_names]
+    cells = [_cells(name, table.column(name)) for name in table.column_names]
     same = np.zeros(min(table.num_rows, _BLOCK), dtype=np.uint64)
     lanes = [0, 0]
     for start in range(0, table.num_rows, _BLOCK):
@@ -56,10 +58,16 @@ def combined(parts: list[tuple[int, int]], schema: pa.Schema) -> str:
     return hashlib.sha256(f"{lanes[0]:016x}{lanes[1]:016x}:{names}".encode()).hexdigest()
 
 
-def _cells(column: pa.ChunkedArray) -> Words:
+def _cells(name: str, column: pa.ChunkedArray) -> Words:
     array = column.combine_chunks()
     null = array.is_null().to_numpy(zero_copy_only=False)
-    words: Words = np.where(null, np.uint64(0xA5A5A5A5A5A5A5A5), _bits(array))
+    try:
+        words: Words = np.where(null, np.uint64(0xA5A5A5A5A5A5A5A5), _bits(array))
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise SchemaError(
+            f"column '{name}' is {column.type}, of which no fingerprint can be taken ({error}); cast it to a number, a "
+            "text or a time, or leave it out"
+        ) from error
     return words
 
 

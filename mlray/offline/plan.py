@@ -25,6 +25,8 @@ BROADCAST_ROWS = 2_000_000
 """A table is broadcast if what is to be read of it is at most this large."""
 _BYTES_PER_PART, _ROWS_PER_PART = 64 << 20, 1_000_000
 _FEWEST_PARTS, _MOST_PARTS = 8, 512
+_SHARE = 8
+"""A managed copy is read whole, and at about an eighth of a shuffle's cost a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,9 @@ def _copied(read: Read, lake: str, join: Strategy) -> Read:
     view, version = read.view, read.table.version
     found = layout.find(lake, view.source, view.keys, mirrors=version)
     read = replace(read, join="co-partitioned")
+    if found is not None and join == "auto" and read.rows * _SHARE <= found.table.rows:
+        text = f"{read.rows:,} rows may be met by the spine's times, of {found.table.rows:,} in its managed copy"
+        return replace(read, join="shuffle", reason=text)
     if found is not None:
         text = f"its managed copy has {found.buckets} buckets of the key"
         return replace(read, layout=found, files=found.table.files, reason=text)

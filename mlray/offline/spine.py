@@ -14,6 +14,7 @@ from mlray.errors import DefinitionError, SchemaError
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
+from mlray.offline.log import first_line
 from mlray.offline.tasks import task
 
 ROW = "__row"
@@ -94,16 +95,20 @@ def in_memory(rows: Any) -> pa.Table:
         return pa.Table.from_batches([rows])
     if isinstance(rows, Sequence) and all(isinstance(row, dict) for row in rows):
         return _from_dicts(rows)
-    module = type(rows).__module__.partition(".")[0]
-    if module == "pandas":
-        try:
+    kind = f"{type(rows).__module__.partition('.')[0]}.{type(rows).__name__}"
+    try:
+        if kind == "pandas.DataFrame":
             return pa.Table.from_pandas(rows, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise SchemaError(f"a column of the pandas rows holds values of different types: {error}") from error
-    if module == "polars":
-        return rows.to_arrow()
+        if kind == "polars.DataFrame":
+            return rows.to_arrow()
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise SchemaError(
+            f"the rows of the {kind} are no Arrow table: {first_line(error)}; give each column a name of its own, and "
+            "values of one type that Arrow has"
+        ) from error
     raise SchemaError(
-        f"rows are {type(rows).__name__}; pass Arrow, pandas, Polars, a list of dicts, a Ray Dataset or a path"
+        f"rows are a {kind}; pass Arrow, a DataFrame of pandas or Polars (collect a LazyFrame first), a list of dicts, "
+        "a Ray Dataset or a path"
     )
 
 

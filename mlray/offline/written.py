@@ -101,4 +101,11 @@ def description(ts: Told) -> str:
 
 def rows_of(file: File, stored: pa.Schema, schema: pa.Schema, who: str) -> Sequence[pa.Table]:
     """The rows of one file, in the types that they were made in."""
-    return [scan.read([file], stored, schema.names, who).cast(schema)]
+    rows = scan.read([file], stored, schema.names, who)
+    columns = [_as_made(rows.column(field.name), field.type) for field in schema]
+    return [pa.table(columns, schema=schema)]
+
+
+def _as_made(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Delta has no type for a column of nulls only, and Arrow casts none to it."""
+    return pa.chunked_array([pa.nulls(len(column))]) if pa.types.is_null(kind) else column.cast(kind)

@@ -1,9 +1,10 @@
 """Row-level SQL: one row in, one value out, the same at any time and in any company."""
 
+import pyarrow as pa
 import pytest
 
 import mlray as ml
-from mlray.features.expression import mentioned, parsed
+from mlray.features.expression import compute, mentioned, parsed
 
 
 @pytest.mark.parametrize("sql", [
@@ -41,3 +42,37 @@ def test_a_time_read_from_text_names_its_format_or_would_depend_on_the_first_row
     with pytest.raises(ml.MlrayError, match=r"guesses the format.*DATE\(text, '%Y-%m-%d'\)"):
         parsed("DATE(bought_on)", "source s: select 'day'")
     assert mentioned("DATE(bought_on, '%Y-%m-%d')", "source s: select 'day'") == ["bought_on"]
+
+
+ELEMENTWISE = (
+    "x / 3", "x / 100", "n / 7", "n / 100", "f / 3", "(x + 1) / 7", "COALESCE(x, 1) / 3", "x * 1.1", "x - 0.1", "1 / x",
+    "x % 0.3", "n % -7", "n // 7", "POW(ABS(x), 0.5)", "LOG(ABS(x), 3)", "ROUND(x / 3, 2)", "x / (1 + 2)",
+    "CASE WHEN n > 0 THEN x ELSE 1 END / 3", "EXTRACT(epoch FROM at) / 3600", "x / 3 <= 0.5", "n * 1.0 / 60",
+)  # fmt: skip
+NUMBERS = pa.table({
+    "x": [(i - 150) / 7 for i in range(300)],
+    "n": range(-150, 150),
+    "f": pa.array([i / 7 for i in range(300)], pa.float32()),
+    "at": pa.array([i * 1_234_567_891 for i in range(300)]).cast(pa.timestamp("us", "UTC")),
+})
+
+
+@pytest.mark.parametrize("sql", ELEMENTWISE)
+def test_a_row_has_the_same_value_to_the_bit_alone_and_in_any_company(sql: str) -> None:
+    def values(rows: pa.Table) -> pa.Array:
+        return compute(rows, {"value": sql}, "spending").column("value").combine_chunks()
+
+    each = [NUMBERS.slice(i, 1) for i in range(len(NUMBERS))]
+    together = values(NUMBERS)
+    assert pa.concat_arrays([values(row) for row in each]).equals(together)
+    assert values(pa.concat_tables(each)).equals(together)
+    twice = [values(pa.concat_tables([row, row])) for row in each]
+    assert pa.concat_arrays([both.slice(1) for both in twice]).equals(together)
+
+
+@pytest.mark.parametrize(("kind", "a", "sql", "value"), [
+    (pa.int32(), 2_000_000, "a * 3000", 6_000_000_000), (pa.int8(), 100, "a + a", 200), (pa.uint8(), 100, "1 - a", -99),
+])
+def test_integers_of_few_bits_do_not_wrap_around(kind: pa.DataType, a: int, sql: str, value: int) -> None:
+    rows = pa.table({"a": pa.array([a], kind)})
+    assert compute(rows, {"value": sql}, "spending").column("value").to_pylist() == [value]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -10,7 +11,9 @@ import ray
 from deltalake import write_deltalake
 
 import mlray as ml
+from mlray.errors import SchemaError
 from mlray.offline.fingerprint import combined, digest
+from mlray.offline.spine import in_memory
 from mlray.offline.write import build_of
 
 NOON = pd.Timestamp("2026-01-01T12:00Z")
@@ -51,6 +54,26 @@ def test_a_dataset_without_rows_gives_none(platform: ml.Platform) -> None:
 def test_a_column_that_some_blocks_lack_is_null_there(platform: ml.Platform) -> None:
     rows = ray.data.from_arrow([spine(7), spine(7).append_column("shop", pa.array(["x"]))])
     assert platform.build_training_set(service(), rows).to_arrow()["shop"].to_pylist() == [None, "x"]
+
+
+FRAME = pd.DataFrame({"user": [7], "timestamp": [NOON]})
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    (FRAME["user"], "rows are a pandas.Series; pass .* a list of dicts"),
+    (pl.DataFrame(FRAME).lazy(), "rows are a polars.LazyFrame; .*collect"),
+    (pd.concat([FRAME, FRAME], axis=1), "rows of the pandas.DataFrame .*[Dd]uplicate.*a name of its own"),
+    (FRAME.assign(n=[2**70]), "rows of the pandas.DataFrame .*too large.*values of one type"),
+    (FRAME.assign(n=[1j]), "rows of the pandas.DataFrame"),
+])  # fmt: skip
+def test_rows_that_arrow_has_no_columns_for_are_refused(rows: object, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        in_memory(rows)
+
+
+def test_a_column_of_which_no_fingerprint_can_be_taken_is_named() -> None:
+    with pytest.raises(SchemaError, match=r"'month' is .*period.*cast it"):
+        digest(pa.Table.from_pandas(pd.DataFrame({"month": pd.period_range("2026-01", periods=2, freq="M")})))
 
 
 def test_the_same_counts_in_another_unit_are_another_spine() -> None:

@@ -229,6 +229,10 @@ def test_columns_of_other_types_are_kept_in_those_that_delta_has(
     table = DeltaTable(tmp_path / "table").to_pyarrow_table().sort_by("user_id")
     assert table.select(list(COLUMNS)) == pa.table({n: c.cast(kind) for n, (c, kind) in COLUMNS.items()}).slice(0, size)
     assert table["count_1d"].to_pylist() == [2, 1][:size]
+    read = WrittenSet.read(tmp_path / "table")
+    blocks = [block for block in read.dataset.iter_batches(batch_format="pyarrow", batch_size=None) if len(block)]
+    back = pa.concat_tables([read.schema.empty_table(), *blocks])
+    assert back.sort_by("user_id").equals(ts.to_arrow().sort_by("user_id"))
 
 
 @pytest.mark.parametrize("where", ["file://{}/table", "table", "../{}/table"])
