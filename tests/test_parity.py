@@ -218,3 +218,24 @@ def test_a_load_keeps_what_counts_again_once_the_newest_event_is_withdrawn() -> 
     #  ts 10: 1; ts 20: 5, corrected at 60 to -1, which `where` takes out; loaded up to 50
     rows = [(10, 10, 1), (20, 20, 5), (20, 60, -1)]
     assert after_a_load(rows, 50, [50, 59, 60], sequence="seq", where="v > 0") == [5, 5, 1]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_quotient_is_the_same_of_a_row_that_comes_alone_and_of_all_rows_together(tmp_path: Path) -> None:
+    """57 / 100 is 0.57 and 57 * (1 / 100) is not: which of the two it is must not hang on how many rows are computed."""
+    source = ml.DeltaSource("paid", path="paid", timestamp="at", select={"eur": "cents / 100"})
+    below = ml.Count(windows=[ml.lifetime], where="eur <= 0.57", name="below")
+    view = ml.FeatureView("v", entity=ml.Entity("user", keys=["id"]), source=source, features=["eur", below])
+    service, store = ml.FeatureService("s", features=[view]), store_at("memory", tmp_path)
+    cents = range(50, 70)
+    rows = pa.table({"id": cents, "at": pa.array([START] * len(cents), UTC_TIME), "cents": cents})
+    write_deltalake(tmp_path / "paid", rows.slice(0, 0))
+    list(materialize(store, service, str(tmp_path), until=START - 1, history=0))
+    for i in range(len(rows)):
+        ingest(store, source, service.views, rows.slice(i, 1), str(tmp_path), now=START)
+
+    spine = pa.table({"id": cents, "timestamp": pa.array([START + 1] * len(cents), UTC_TIME)})
+    online = get_features(store, service, spine.select(["id"]), instants(spine["timestamp"], "timestamp"))
+    offline = build(service, spine, lake=str(tmp_path), label=None, timestamp="timestamp").to_arrow().sort_by("id")
+    assert online.equals(offline.select(online.column_names))
+    assert online["below"].to_pylist() == [int(eur <= 0.57) for eur in online["eur"].to_pylist()]
