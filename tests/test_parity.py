@@ -222,7 +222,7 @@ def test_a_load_keeps_what_counts_again_once_the_newest_event_is_withdrawn() -> 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_quotient_is_the_same_of_a_row_that_comes_alone_and_of_all_rows_together(tmp_path: Path) -> None:
-    """57 / 100 is 0.57 and 57 * (1 / 100) is not: which of the two it is must not hang on how many rows are computed."""
+    """57 / 100 is 0.57 and 57 * (1 / 100) is not: which of the two must not hang on how many rows are computed."""
     source = ml.DeltaSource("paid", path="paid", timestamp="at", select={"eur": "cents / 100"})
     below = ml.Count(windows=[ml.lifetime], where="eur <= 0.57", name="below")
     view = ml.FeatureView("v", entity=ml.Entity("user", keys=["id"]), source=source, features=["eur", below])

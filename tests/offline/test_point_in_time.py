@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 from deltalake import write_deltalake
-from generated import World, differences, expected, world
+from generated import World, differences, every_window, expected, world
 
 import mlray as ml
 from mlray.offline.training_set import TrainingSet
@@ -40,6 +40,13 @@ def test_a_training_set_equals_the_oracle(seed: int, tmp_path: Path) -> None:
     table = built(asked, tmp_path, join=join).to_arrow()
     assert differences(asked, table, expected(asked), "v_") == []
     assert table.select(asked.spine.column_names).to_pydict() == asked.spine.to_pydict()
+
+
+@pytest.mark.parametrize("join", ["broadcast", "shuffle", "co-partitioned"])
+def test_every_aggregate_over_every_window_equals_the_oracle_on_every_path(join: str, tmp_path: Path) -> None:
+    asked = world(11, 100, timeless=False, features=every_window())
+    declared.write_events(asked, tmp_path, Random(1), files=3)
+    assert differences(asked, built(asked, tmp_path, join=join).to_arrow(), expected(asked), "v_") == []
 
 
 @pytest.mark.parametrize("form", ["arrow", "pandas", "polars", "dataset", "delta"])
