@@ -108,14 +108,19 @@ ASKED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("registry", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("query", ASKED.values(), ids=ASKED.keys())
-def test_a_search_walks_an_index_and_answers_in_time(registry, query):
+CASES = [(database, asked) for asked in ASKED for database in ("sqlite", "postgresql")]
+CASES.remove(("postgresql", "two that many meet"))  # which takes 100 to 200 ms there, see docs/design/registry.md
+
+
+@pytest.mark.parametrize(("registry", "asked"), CASES, indirect=["registry"])
+def test_a_search_walks_an_index_and_answers_in_time(registry, asked):
+    query = ASKED[asked]
     found = plans(registry, lambda: registry.search(query))
 
     page = registry.search(query)
     assert page.items
-    assert not whole_tables(found), found
+    if registry._rules._database.url.startswith("sqlite"):  # PostgreSQL reads a table where that is quicker
+        assert not whole_tables(found), found
     assert quickest(lambda: registry.search(query)) < SECONDS
     if page.next_page_token is not None:
         assert quickest(lambda: registry.search(replace(query, page_token=page.next_page_token))) < SECONDS
