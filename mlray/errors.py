@@ -156,7 +156,7 @@ class StoreError(MlrayError):
 
 
 class Busy(MlrayError):
-    """More rows wait to be ingested than may; retry_after: seconds until there should be room."""
+    """More rows wait to be ingested, or requests to be explained, than may; retry_after: seconds until room."""
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)

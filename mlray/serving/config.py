@@ -52,7 +52,9 @@ class Config:
             self._require(getattr(self, name) > 0, name, "above 0")
         self._require(self.cpus >= 0, "cpus", "0 or more")
         self._require(bool(self.log), "log", "a folder or a URL: every prediction is logged")
-        self._require(self.log_capacity >= self.max_rows, "log_capacity", f"max_rows={self.max_rows} or more")
+        for name in ("max_rows", "max_explained"):
+            most = getattr(self, name)
+            self._require(self.log_capacity >= most, "log_capacity", f"{name}={most} or more")
 
     def _require(self, met: bool, name: str, wanted: str) -> None:
         if not met:

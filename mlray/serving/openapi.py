@@ -27,7 +27,7 @@ _MEANING = {
     404: "no such model or source",
     413: "too many bytes or rows",
     422: "a field is unknown, missing or of the wrong type, or `at` cannot be answered",
-    429: "too many rows wait to be written; try again after Retry-After seconds",
+    429: "too many rows wait to be written, or requests to be explained; try again after Retry-After seconds",
     500: "an unexpected error",
     503: "the store, its state or the prediction log is unavailable; try again after Retry-After seconds",
 }
@@ -70,7 +70,8 @@ def answers(task: Task) -> dict[int | str, dict[str, Any]]:
 def explained(task: Task) -> dict[int | str, dict[str, Any]]:
     """What POST explain gives."""
     model = ExplainedOfClasses if task.kind == MULTICLASS else Explained
-    return {200: {"model": model, "description": "the scores, and what each feature added"}} | answers_wrong()
+    told = {"model": model, "description": "the scores, and what each feature added"}
+    return {200: told} | answers_wrong() | problems(429)
 
 
 def answers_wrong() -> dict[int | str, dict[str, Any]]:

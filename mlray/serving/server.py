@@ -2,17 +2,16 @@
 
 400 not JSON or not of the right shape; 404 no such model or path; 413 too large; 422 a field or an instant that does
 not fit; 503 with Retry-After where the store, its state or the prediction log cannot be used now; 500 our fault. 403
-where predictions are not explained here. For events also 403 a source that takes none here; 429 with Retry-After where
-too many rows wait.
+where predictions are not explained here. For events also 403 a source that takes none here. 429 with Retry-After where
+too many rows of events, or too many requests to explain, wait.
 """
 
 import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from mlray import errors
-from mlray.errors import InvalidRequest, MlrayError, RequestTooLarge, UnknownName
+from mlray.errors import Busy, InvalidRequest, MlrayError, RequestTooLarge, UnknownName
 from mlray.serving import answer, openapi
 from mlray.serving.config import Config
 from mlray.serving.events import Events
@@ -34,10 +33,12 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 5
 """Seconds that a refused caller is told to wait."""
+WAITING = 8
+"""Requests to explain that may wait for their turn; with them the one at work is far from all that a replica takes."""
 STATUS: Mapping[type[MlrayError], int] = {
     errors.InvalidRequest: 400, errors.UnknownName: 404, errors.RequestTooLarge: 413, errors.SchemaError: 422,
     errors.TimeError: 422, errors.NotMaterialized: 503, errors.StoreError: 503, errors.LogUnavailable: 503,
-    errors.DefinitionChanged: 503, errors.TableNotFound: 404, errors.Forbidden: 403, errors.Busy: 429,
+    errors.DefinitionChanged: 503, errors.TableNotFound: 404, errors.Forbidden: 403, Busy: 429,
     errors.Unanswered: 503, errors.Conflict: 503,
 }
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -169,12 +170,11 @@ def _add_models(app: FastAPI, server: Server) -> None:
 
 
 def _add_explanations(app: FastAPI, server: Server) -> None:
-    turn = asyncio.Semaphore()  # they take turns outside the threads, of which none is kept from a prediction
+    turns = _Turns()
 
     def explain_as(name: str) -> Callable[[Request], Any]:
         async def explain(request: Request) -> Response:
-            async with turn:
-                return await _predict(server, name, request, explained=True)
+            return await _predict(server, name, request, turns)
 
         return explain
 
@@ -224,10 +224,34 @@ def _add_events(app: FastAPI, server: Server, events: Events) -> None:
         return Response(answer.encoded(content), media_type="application/json", headers={"X-Request-ID": request_id})
 
 
-async def _predict(server: Server, name: str, request: Request, *, explained: bool = False) -> Response:
+class _Turns:
+    """Explanations take turns outside the threads, of which none is kept from a prediction."""
+
+    def __init__(self) -> None:
+        self._turn, self._waiting = asyncio.Semaphore(), 0
+
+    @asynccontextmanager
+    async def next(self) -> AsyncIterator[None]:
+        """Waits for its turn and holds it; Busy where WAITING wait already."""
+        if self._waiting >= WAITING:
+            raise Busy(f"{WAITING} requests wait to be explained already; ask again, or predict without reasons")
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+async def _predict(server: Server, name: str, request: Request, turns: _Turns | None = None) -> Response:
+    """With turns: explained, in its turn, which begins when the whole body is here."""
     body = await read_body(request, server.config.max_body_bytes)
     request_id = _request_id(request)
-    content = await run_in_threadpool(partial(server.predict, name, body, request_id, explained=explained))
+    async with turns.next() if turns else nullcontext():
+        content = await run_in_threadpool(server.predict, name, body, request_id, explained=turns is not None)
     return Response(content, media_type="application/json", headers={"X-Request-ID": request_id})
 
 
@@ -266,7 +290,7 @@ async def _problem(request: Request, error: Exception) -> Response:
     content = {"error": _kind(error), "message": message, "request_id": request_id}
     headers = {"X-Request-ID": request_id}
     if status in (429, 503):
-        headers["Retry-After"] = str(error.retry_after if isinstance(error, errors.Busy) else RETRY_AFTER)
+        headers["Retry-After"] = str(error.retry_after if isinstance(error, Busy) else RETRY_AFTER)
     return Response(answer.encoded(content), status, headers, "application/json")
 
 

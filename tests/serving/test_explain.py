@@ -1,8 +1,9 @@
 """Why a prediction is what it is, over HTTP: logged as a prediction, described, bounded, by class; and refusals."""
 
+import socket
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mlray.serving.app import Served, open_predictor
 from mlray.serving.config import Config
 from mlray.serving.prediction_log import PredictionLog, read
 from mlray.serving.predictor import Predictor
-from mlray.serving.server import create_app
+from mlray.serving.server import WAITING, create_app
 
 PATH = "/v1/models/fraud/explain"
 
@@ -80,6 +81,7 @@ def test_openapi_describes_it_where_there_is_something_to_explain_by(ask: Any, s
     with_it = ask(explaining(shop, shop.predictor())).get("/openapi.json").json()["paths"]
     described = with_it[PATH]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert described["$ref"].endswith("/Explained")
+    assert "429" in with_it[PATH]["post"]["responses"]
     assert PATH not in ask(shop.predictor()).get("/openapi.json").json()["paths"]
 
 
@@ -97,6 +99,30 @@ def test_predictions_are_the_same_bits_while_others_are_explained(shop: Shop) ->
         while not all(one.done() for one in reasons):
             np.testing.assert_array_equal(made.model.predict(rows), alone)
         assert all(one.result().error < 1e-9 for one in reasons)
+
+
+def test_a_client_that_sends_no_body_stops_nobody_elses_explanation(ask: Any, shop: Shop) -> None:
+    client = ask(explaining(shop, shop.predictor()))
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as silent:
+        silent.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert b"100 Continue" in silent.recv(100)  # its body is waited for
+        assert client.post(PATH, json={"row": row()}, timeout=10).status_code == 200
+
+
+def test_of_many_to_explain_some_wait_and_the_rest_are_refused_while_predictions_are_answered(
+    ask: Any, shop: Shop
+) -> None:
+    made = explaining(shop, shop.predictor())
+    client, body = ask(made), {"row": row()}
+    assert made.explainer is not None
+    with ThreadPoolExecutor(WAITING + 2) as threads:
+        with made.explainer._turn:
+            sent = [threads.submit(client.post, PATH, json=body) for _ in range(WAITING + 2)]
+            refused = next(as_completed(sent, timeout=10)).result()
+            assert client.post("/v1/models/fraud/predict", json=body, timeout=10).status_code == 200
+        answers = [one.result().status_code for one in sent]
+    assert (refused.status_code, refused.json()["error"], refused.headers["Retry-After"]) == (429, "Busy", "1")
+    assert sorted(answers) == [200] * (WAITING + 1) + [429]
 
 
 def test_without_the_package_a_replica_says_which_to_install(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ def test_models_to_explain_are_all_none_or_named() -> None:
     ({"port": 0}, "serving: port=0; it must be a port from 1 to 65535"),
     ({"log_seconds": 0}, "serving: log_seconds=0; it must be above 0"),
     ({"log_capacity": 10}, "serving: log_capacity=10; it must be max_rows=1000 or more"),
+    ({"max_explained": 200, "max_rows": 1, "log_capacity": 100}, "log_capacity=100; it must be max_explained=200"),
     ({"log": ""}, "every prediction is logged"),
     ({"ingest": "orders"}, "serving: ingest='orders'; it must be true, false or a list of names of sources"),
     ({"explain": ["fraud", 3]}, "it must be true, false or a list of names of models"),
