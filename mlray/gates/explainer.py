@@ -153,7 +153,8 @@ def unit_of(outputs: Floats, predictions: Floats, task: Task) -> str | None:
                 "logits": powers / powers.sum(axis=1, keepdims=True),
             }
         )
-    return next((unit for unit, found in follow.items() if np.allclose(found, told, rtol=1e-4, atol=1e-6)), None)
+    near = 1e-6 * np.abs(told).max(initial=0.0)  # of the largest: where all are tiny, not anything tiny is one of them
+    return next((unit for unit, found in follow.items() if np.allclose(found, told, rtol=1e-4, atol=near)), None)
 
 
 def _deviation(outputs: Floats, unit: str) -> float:

@@ -205,6 +205,12 @@ def test_the_unit_is_that_in_which_the_outputs_tell_the_predictions() -> None:
     assert unit_of(odds, odds[:, 0] + 1, Task()) is None
 
 
+def test_outputs_that_are_only_as_tiny_as_the_predictions_do_not_tell_them() -> None:
+    told = np.array([1e-7, 3e-7])
+    assert unit_of(told[::-1, None], told, Task()) is None
+    assert unit_of(np.log(told / (1 - told))[:, None], told, Task()) == "log-odds"
+
+
 def test_values_that_do_not_add_up_are_not_shown(found: Explanations) -> None:
     with pytest.raises(ExplanationFailed, match=r"miss the model's output by .* allowed are 1e-06"):
         next(replace(found, base=found.base + 0.01).each())
