@@ -64,11 +64,13 @@ def promote(
 def roll_back(tx: Transaction, policy: Policy, name: str, verified: int) -> VersionRow:
     """Puts the version back into Production that had it last with approvals, and withdraws the one that is there.
 
-    Conflict where that is not by the promotion whose bytes were verified, or where the version reads what is dropped.
+    Conflict where that is not by the promotion whose bytes were verified, or where the version reads what is dropped;
+    NotApproved where it has no verified bytes and the policy, by now, asks for them.
     """
     target, row = rollback_target(tx.session, name)
     if target.id != verified:
         raise Conflict(f"somebody else promoted or rolled back {name} at the same moment; look again")
+    require_bytes(policy, row, PRODUCTION)
     require_in_force(tx.session, row, f"return to {PRODUCTION}")
     incumbent = in_stage(tx.session, row.model, PRODUCTION)
     if incumbent is not None:

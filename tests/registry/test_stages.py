@@ -162,6 +162,20 @@ def test_rollback_skips_a_version_whose_approval_was_taken_back(team):
     assert team.ben.rollback("fraud").version == 1
 
 
+def test_rollback_does_not_return_to_bytes_that_the_policy_by_now_wants_verified(team):
+    lax = {"unverified_sources": True, "stages": {"Production": {"approvals": ["ml_engineer"], "gates": []}}}
+    team.root.set_policy(Policy.parse(lax))
+    for number in (1, 2):
+        version = team.ana.register_source("fraud", f"runs:/{number}/model")
+        team.ben.approve(version, **PRODUCTION, role="ml_engineer")
+        team.ana.promote(version, **PRODUCTION)
+    team.root.set_policy(Policy.parse(lax | {"unverified_sources": False}))
+
+    with pytest.raises(NotApproved, match=r"fraud/1 was registered from runs:/1/model and nobody has verified its by"):
+        team.ben.rollback("fraud")
+    assert team.stages() == ["Archived", "Production"]
+
+
 def test_a_version_that_was_withdrawn_needs_new_approvals(team):
     team.production(b"1")
     team.production(b"2")
