@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlray import moments
 from mlray.platform import Platform
 from mlray.registry_commands import registry_of
 from mlray.screen import Screen
@@ -27,7 +28,7 @@ def stats(screen: Screen, platform: Platform) -> int:
 def gc(screen: Screen, platform: Platform, dry_run: bool) -> int:
     with screen.working("looking for what nobody reads"):
         versions = registry_of(platform.settings).each()
-        gone = drop_unread(platform.online, platform.applied, versions, dry_run=dry_run)
+        gone = drop_unread(platform.online, platform.applied, versions, moments.now(), dry_run=dry_run)
     total = {"spaces": len(gone), "cells": sum(one.cells for one in gone), "bytes": sum(one.bytes for one in gone)}
     screen.show("would be dropped" if dry_run else "dropped", [asdict(one) for one in gone], total)
     return 0

@@ -242,7 +242,10 @@ class Platform:
         known, lake = self._service(service), self.settings.lake
         if spine is None:
             spine = sampled_spine(known, lake, timestamp, rows, seed)
-        with TemporaryDirectory(prefix="mlray-verify-") as folder, empty_store(self.settings.online, folder) as empty:
+        with (
+            TemporaryDirectory(prefix="mlray-verify-") as folder,
+            empty_store(self.settings.online, folder, moments.now()) as empty,
+        ):
             return verify(known, self.online, lake, spine, timestamp, rows=rows, replay=empty, folder=f"{folder}/lake")
 
     def verify_log(
@@ -279,9 +282,9 @@ class Platform:
 
     def online_gc(self, *, dry_run: bool = False) -> list[Dropped]:
         """Drops what the online store holds of definitions that are no longer in force and that no registered model
-        version, in any stage, pins; dry_run: only tells.
+        version, in any stage, pins, and what a `verify` that was killed a day ago has left; dry_run: only tells.
         """
-        return drop_unread(self.online, self.applied, self.registry.each(), dry_run=dry_run)
+        return drop_unread(self.online, self.applied, self.registry.each(), moments.now(), dry_run=dry_run)
 
     @property
     def inventory(self) -> Inventory:

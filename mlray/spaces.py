@@ -1,5 +1,7 @@
 """What the online store holds, view by view, and which of it nobody reads any more."""
 
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -7,18 +9,21 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 
 from mlray.features.applied import Applied
-from mlray.features.catalog import service_from_text
 from mlray.features.view import FeatureView
 from mlray.online.corner import Corner
 from mlray.online.record import ViewState, space
 from mlray.online.state import event_bounds
 from mlray.online.store import OnlineStore, open_store
+from mlray.registry.definitions import pinned
 from mlray.registry.model_version import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = 12
-CORNER = "verify~"
-"""How the names of spaces begin that are there only while something is verified."""
+_SECOND, _DAY = 1_000_000, 86_400_000_000
+_CORNER = re.compile(r"verify~([0-9a-f]+)~[0-9a-f]{8}~")
+"""How the names of spaces begin that are there only while something is verified: since when, in seconds, and whose."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,19 @@ def space_stats(store: OnlineStore, applied: Applied) -> list[SpaceStats]:
 
 
 def drop_unread(
-    store: OnlineStore, applied: Applied, versions: Iterable[ModelVersion], *, dry_run: bool = False
+    store: OnlineStore, applied: Applied, versions: Iterable[ModelVersion], now: int, *, dry_run: bool = False
 ) -> list[Dropped]:
-    """Drops the spaces of definitions that were in force, are not any more, and are pinned by no model version.
+    """Drops the spaces of definitions that were in force, are not any more, and are pinned by no model version; and
+    those that a `verify` began more than a day before `now` (microseconds UTC) and has left.
 
-    Spaces of definitions that were never in force here stay: another platform may use the same store. dry_run: only
-    tells what it would drop.
+    Other spaces of definitions that were never in force here stay: another platform may use the same store. So do those
+    of views that a definition names which this release cannot rebuild; a warning tells it. dry_run: only tells what it
+    would drop.
     """
     held = store.spaces()  # first: what comes into being from now on stays
-    definitions = {version.service_definition for version in versions} - {""}  # registered without a service
-    pinned = {space(view) for text in definitions for view in service_from_text(text).views}
+    kept = _pinned(versions, held)
     past = _by_space(applied.past_views())
-    unread = [name for name in held if name in past and name not in pinned]
+    unread = [name for name in held if (name in past and name not in kept) or _is_left(name, now)]
     dropped = []
     for name in unread:
         count = store.stats(name)
@@ -81,6 +87,24 @@ def drop_unread(
         if not dry_run:
             store.drop(name)
     return dropped
+
+
+def _pinned(versions: Iterable[ModelVersion], held: list[str]) -> set[str]:
+    texts = {version.service_definition: version.reference for version in versions if version.service_definition}
+    kept: set[str] = set()
+    for text, reference in texts.items():
+        service = pinned(text)
+        if service is None:
+            logger.warning("%s pins a service that cannot be rebuilt; views that its text names stay", reference)
+            kept |= {name for name in held if _named(name)[0] in text}
+        else:
+            kept |= {space(view) for view in service.views}
+    return kept
+
+
+def _is_left(name: str, now: int) -> bool:
+    corner = _CORNER.match(name)
+    return corner is not None and now - int(corner[1], 16) * _SECOND > _DAY
 
 
 def _stats(store: OnlineStore, name: str, view: FeatureView | None, in_force: bool) -> SpaceStats:
@@ -117,12 +141,13 @@ def _instant(time: int | None) -> datetime | None:
 
 
 @contextmanager
-def empty_store(like: str, folder: str) -> Iterator[OnlineStore]:
+def empty_store(like: str, folder: str, now: int) -> Iterator[OnlineStore]:
     """A store of the kind at `like`, of its own and gone afterwards: of LMDB in the folder, of Redis a corner of that
-    very server, else in memory.
+    very server, else in memory. now: microseconds UTC, by which `drop_unread` knows what a killed process has left.
     """
     shared = like.startswith(("redis://", "rediss://"))
     own = f"lmdb://{folder}/online" if like.startswith("lmdb://") else f"memory://{folder}"
     held = open_store(like if shared else own)
-    with closing(held), closing(Corner(held, f"{CORNER}{token_hex(4)}~" if shared else "")) as corner:
+    prefix = f"verify~{now // _SECOND:x}~{token_hex(4)}~" if shared else ""
+    with closing(held), closing(Corner(held, prefix)) as corner:
         yield corner

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import mlray as ml
+from mlray import moments
 from mlray.discovery import Inventory, drop
 from mlray.errors import UnknownName
 from mlray.features.catalog import service_hash, service_text
@@ -14,6 +15,7 @@ from mlray.registry.model_version import ModelVersion
 from mlray.spaces import drop_unread
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOW = moments.of("now", NOON)
 PAID = ml.DeltaSource("payments", path="payments", timestamp="at")
 VIEW = ml.FeatureView("paid", entity=ml.Entity("user", keys=["user_id"]), source=PAID, features=[
     ml.Count(windows=[ml.days(1)])])
@@ -54,10 +56,10 @@ def test_events_go_on_to_reach_what_was_dropped(platform):
 
 
 def test_state_that_a_version_pins_stays_and_goes_with_the_last_one(platform):
-    assert drop_unread(platform.online, platform.applied, [pinning()]) == []
+    assert drop_unread(platform.online, platform.applied, [pinning()], NOW) == []
     assert count(platform) == 1
 
-    [gone] = drop_unread(platform.online, platform.applied, [])
+    [gone] = drop_unread(platform.online, platform.applied, [], NOW)
 
     assert (gone.view, space(VIEW) in platform.online.spaces()) == ("paid", False)
 

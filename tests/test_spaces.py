@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import mlray as ml
-from mlray import days
+from mlray import days, moments
 from mlray.features.catalog import service_hash, service_text
 from mlray.online.state import space
 from mlray.online.store import Cell, open_store
@@ -17,6 +18,7 @@ from mlray.registry.model_version import ModelVersion
 from mlray.spaces import Dropped, SpaceStats, drop_unread, empty_store, space_stats
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOW = moments.of("now", NOON)
 PAID = ml.DeltaSource("payments", path="payments", timestamp="at")
 USER = ml.Entity("user", keys=["user_id"])
 ROWS = [{"user_id": user, "at": NOON - timedelta(hours=hour)} for user, hour in ((7, 1), (7, 30), (8, 2))]
@@ -75,7 +77,7 @@ def test_a_space_of_no_definition_is_counted_and_kept(platform: ml.Platform) -> 
     [other] = [one for one in platform.online_stats() if one.view == "theirs"]
     assert (other.definition, other.in_force, other.cells, other.bytes) == ("0123456789ab", False, 1, 3)
     assert (other.version, other.watermark, other.oldest) == (None, None, None)
-    drop_unread(platform.online, platform.applied, [])
+    drop_unread(platform.online, platform.applied, [], NOW)
     assert "theirs-0123456789abcdef" in platform.online.spaces()
 
 
@@ -83,18 +85,18 @@ def test_gc_drops_past_definitions_but_not_those_that_a_model_version_pins(
     platform: ml.Platform, pinned: Callable[[ml.FeatureService], ModelVersion]
 ) -> None:
     count = platform.online.stats(name_of(service(1)))
-    told = drop_unread(platform.online, platform.applied, [pinned(service(2))], dry_run=True)
+    told = drop_unread(platform.online, platform.applied, [pinned(service(2))], NOW, dry_run=True)
     assert len(platform.online.spaces()) == 3
-    gone = drop_unread(platform.online, platform.applied, [pinned(service(2))])
+    gone = drop_unread(platform.online, platform.applied, [pinned(service(2))], NOW)
     digest = name_of(service(1)).rpartition("-")[2][:12]
     assert told == gone == [Dropped("paid", digest, count.keys, count.cells, count.bytes)]
     assert platform.online.spaces() == sorted([name_of(service(2)), name_of(service(3))])
-    assert drop_unread(platform.online, platform.applied, [pinned(service(2))]) == []
+    assert drop_unread(platform.online, platform.applied, [pinned(service(2))], NOW) == []
 
 
 def test_a_definition_that_another_service_still_reads_stays(platform: ml.Platform) -> None:
     platform.applied.apply(service(1, name="limits"))
-    gone = drop_unread(platform.online, platform.applied, [])
+    gone = drop_unread(platform.online, platform.applied, [], NOW)
     assert [one.definition for one in gone] == [name_of(service(2)).rpartition("-")[2][:12]]
 
 
@@ -106,8 +108,27 @@ def test_a_platform_asks_its_registry_what_is_pinned(platform: ml.Platform) -> N
     assert platform.online.spaces() == [name_of(service(3))]
 
 
+def test_a_definition_that_cannot_be_rebuilt_is_told_and_keeps_the_views_that_it_names(
+    platform: ml.Platform, pinned: Callable[[ml.FeatureService], ModelVersion], caplog: pytest.LogCaptureFixture
+) -> None:
+    newer = replace(pinned(service(1)), service_definition='{"newer": [{"view": "paid"}]}')
+    assert drop_unread(platform.online, platform.applied, [newer], NOW) == []
+    assert "m/1 pins a service that cannot be rebuilt; views that its text names stay" in caplog.text
+    garbage = replace(newer, service_definition="garbage")
+    assert len(drop_unread(platform.online, platform.applied, [garbage], NOW)) == 2
+
+
+def test_what_a_killed_verify_left_goes_a_day_later(platform: ml.Platform) -> None:
+    left = f"verify~{NOW // 1_000_000:x}~0123abcd~paid-89ef"
+    platform.online.write(left, [Cell(b"k", b"", 1, b"12")])
+    drop_unread(platform.online, platform.applied, [], NOW + 86_400_000_000)
+    assert left in platform.online.spaces()
+    [gone] = drop_unread(platform.online, platform.applied, [], NOW + 86_400_000_001)
+    assert (gone.view, gone.cells, left in platform.online.spaces()) == (left.rpartition("-")[0], 1, False)
+
+
 def test_the_definition_in_force_still_answers_after_gc(platform: ml.Platform) -> None:
-    drop_unread(platform.online, platform.applied, [])
+    drop_unread(platform.online, platform.applied, [], NOW)
     assert platform.get_features("fraud", [{"user_id": 7}], at=NOON).to_pylist() == [{"count_3d": 2}]
 
 
@@ -118,12 +139,13 @@ def test_what_is_only_verified_lies_in_a_store_of_the_kind_in_use_apart_and_is_g
     url = f"{request.getfixturevalue('redis_url')}?db=4" if kind == "redis" else f"{kind}://{tmp_path}/online"
     with closing(open_store(url)) as used:
         used.write("paid", [Cell(b"k", b"", 1, b"in use")], state=b"in use")
-        with empty_store(url, f"{tmp_path}/own") as empty:
+        with empty_store(url, f"{tmp_path}/own", NOW) as empty:
             assert (empty.spaces(), empty.state("paid"), empty.read([("paid", [b"k"])])[0].state) == ([], None, None)
             empty.write("paid", [Cell(b"k", b"", 2, b"another")], state=b"another", over=None)
             [held] = empty.read([("paid", [b"k"])])
             assert (held.state, held.cells[0][0].value, empty.stats("paid").cells) == (b"another", b"another", 1)
             assert [cell.value for cell in empty.scan("paid")] == [b"another"]
-            assert [name.startswith("verify~") for name in used.spaces()] == [False] + [True] * (kind == "redis")
+            beside = [name.startswith("verify~69a42a40~") for name in used.spaces()]
+            assert beside == [False] + [True] * (kind == "redis")
         assert (used.spaces(), used.state("paid")) == (["paid"], b"in use")
         used.drop("paid")
