@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, func, true, tuple_
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
@@ -61,6 +61,7 @@ _MODELS = _Kind(
     leads={},
 )
 _INSTANTS = ("created_at", "updated_at")
+_INT32 = range(-(2**31), 2**31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +196,21 @@ def _token(query: Query, last: list[Any]) -> str:
 def _last_of(query: Query, columns: Sequence[Any]) -> list[Any]:
     try:
         mark, last = json.loads(base64.b64decode(query.page_token or "", altchars=b"-_", validate=True))
-        kinds = [type(value) for value in last]
+        fits = len(last) == len(columns) and all(map(_fits, last, columns))
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidQuery("this page token is none of this registry's; ask for the first page") from error
-    whole = all(is_storable(one) if isinstance(one, str) else is_number(one) for one in last)
-    if mark != _mark(query) or kinds != [column.type.python_type for column in columns] or not whole:
+    if mark != _mark(query) or not fits:
         raise InvalidQuery("this page token belongs to another query; ask for the first page of this one")
     return list(last)
+
+
+def _fits(value: object, column: Any) -> bool:
+    """Whether the column could hold it: PostgreSQL refuses to compare with what it could not."""
+    if type(value) is not column.type.python_type:
+        return False
+    if isinstance(value, str):
+        return is_storable(value)
+    return is_number(value) if isinstance(column.type, BigInteger) else value in _INT32
 
 
 def _mark(query: Query) -> str:

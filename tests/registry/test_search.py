@@ -1,5 +1,7 @@
 """Searching: one meaning of every condition and order, on either database."""
 
+import base64
+import json
 from dataclasses import replace
 from itertools import chain
 
@@ -165,6 +167,15 @@ def test_what_is_no_page_token_is_refused(registry):
     for token in ("", "nonsense", "WzEsMl0=", "W10=", "e30=", "\u00e9", "[" * 5000):
         with pytest.raises(InvalidQuery, match="this page token"):
             registry.search(VersionQuery(page_token=token))
+
+
+def test_a_page_token_with_a_number_that_no_column_holds_is_refused(registry, versions):  # noqa: ARG001
+    query = VersionQuery(limit=1, order_by=by("version"))
+    mark, last = json.loads(base64.urlsafe_b64decode(registry.search(query).next_page_token))
+    for number in (2**31, -(2**31) - 1, 2**64):
+        forged = base64.urlsafe_b64encode(json.dumps([mark, [number, last[1]]]).encode()).decode()
+        with pytest.raises(InvalidQuery, match="this page token"):
+            registry.search(replace(query, page_token=forged))
 
 
 def test_models_are_searched_by_name_and_tag(registry):
