@@ -36,7 +36,11 @@ class Labels:
 
     def told(self) -> dict[str, Any]:
         """For the audit, without what is empty."""
-        return {k: v for k, v in (("description", self.description), ("tags", dict(self.tags))) if v}
+        return {name: said for name, said in self.asked().items() if said is not None}
+
+    def asked(self) -> dict[str, Any]:
+        """As `told`, with None for what is empty: what the audit row of the same request has to say."""
+        return {"description": self.description or None, "tags": dict(self.tags) or None}
 
 
 def create_model(tx: Transaction, name: str, labels: Labels) -> ModelRow:
@@ -103,19 +107,19 @@ def refuse_claims(record: VersionRecord) -> None:
         raise SchemaError(f"source={record.source!r:.200}: a version with a digest has its bytes here, no source")
 
 
-def made_before(tx: Transaction, earlier: AuditRow, **same: str) -> VersionRow:
+def made_before(tx: Transaction, earlier: AuditRow, **same: Any) -> VersionRow:
     """The version that the same request has made before.
 
-    Conflict where it was deleted or renamed since, or where the request comes again with another digest, source or
-    original (`same`).
+    Conflict where it was deleted or renamed since, or where the request comes again with something else (`same`: by
+    name, what the row says).
     """
     after = earlier.after or {}
     reference = f"{earlier.model}/{after['version']}"
     for name, now in same.items():
-        if (then := after.get(name, "")) != now:
+        if (then := after.get(name)) != now:
             raise Conflict(
                 f"{earlier.model}: the idempotency key {earlier.request!r} stands for version {after['version']} with "
-                f"{name} {then}; it came again with {name} {now}; use a new key for a new checkpoint"
+                f"{name} {then!s:.200}; it came again with {name} {now!s:.200}; use a new key for another version"
             )
     row = tx.session.get(VersionRow, (earlier.model, after["version"]))
     if row is None:

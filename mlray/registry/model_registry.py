@@ -106,13 +106,15 @@ class ModelRegistry:
     ) -> ModelVersion:
         """The next version of `name`, of bytes that nobody has verified: `source`, a URI, says where they are.
 
-        It stays in None unless the policy says `unverified_sources`.
+        It stays in None unless the policy says `unverified_sources`. A request that was served before answers the
+        version of that time; Conflict where it comes again and says anything else.
         """
         record = checked_record(creation.source_record(source, run_id))
         told = creation.Labels(description=description, tags=tags)
         with self._changing(call) as tx:
             if (earlier := tx.repeated("register_source", model=name)) is not None:
-                return seen(tx.session, creation.made_before(tx, earlier, source=source))
+                same = {"source": source, "run_id": run_id, **told.asked()}
+                return seen(tx.session, creation.made_before(tx, earlier, **same))
             return seen(tx.session, creation.add_version(tx, "register_source", name, record, told))
 
     def copy(self, name: str, version: int, to: str, *, call: Call) -> ModelVersion:
@@ -131,7 +133,7 @@ class ModelRegistry:
         """A model without versions; AlreadyExists where it is there."""
         told = creation.Labels(description=description, tags=tags)
         with self._changing(call) as tx:
-            if tx.repeated("create_model", model=name) is None:
+            if tx.repeated("create_model", model=name, **told.asked()) is None:
                 creation.create_model(tx, name, told)
             return lookup.models(tx.session, [model_row(tx.session, name)])[0]
 

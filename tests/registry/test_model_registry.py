@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,25 @@ def test_the_same_key_with_another_checkpoint_is_a_conflict(registry, make_run):
         registry.register("flights", make_run(b"2"), idempotency_key="nightly")
 
     assert len(registry.list("flights")) == 1
+
+
+@pytest.mark.parametrize("other", [{"run_id": "r2"}, {"description": "b"}, {"description": ""}, {"tags": {"a": "b"}}])
+def test_the_same_key_with_a_source_of_which_something_else_is_said_is_a_conflict(registry, other):
+    said = {"run_id": "r1", "description": "a"}
+    first = registry.register_source("far", "runs:/1/m", idempotency_key="k", **said)
+
+    assert registry.register_source("far", "runs:/1/m", idempotency_key="k", **said) == first
+    with pytest.raises(Conflict, match=f"'k' stands for version 1 with {next(iter(other))} "):
+        registry.register_source("far", "runs:/1/m", idempotency_key="k", **said | other)
+
+
+def test_the_same_key_with_another_description_of_a_model_is_a_conflict(registry):
+    make = partial(registry._rules.create_model, "fraud", call=Call(request="k", user="ana"))
+    first = make(description="one")
+
+    assert make(description="one") == first
+    with pytest.raises(Conflict, match="'k' stands for a 'create_model' by os:ana with description one; use a key of"):
+        make(description="two")
 
 
 def test_a_key_belongs_to_one_model(registry, make_run):
