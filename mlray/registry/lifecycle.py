@@ -10,6 +10,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col, func, select
 
 from mlray.errors import AlreadyExists, Conflict
+from mlray.registry.database import large_cache
 from mlray.registry.lookup import model_row, policy_in_force
 from mlray.registry.policy import LIVE
 from mlray.registry.reference import checked_name
@@ -42,7 +43,8 @@ def rename_model(tx: Transaction, model: ModelRow, new: str) -> None:
     _require_may_withdraw(tx, f"rename {old}, of which a version takes traffic or has", old)
     tx.session.flush()
     _do(tx, delete(RetiredName).where(col(RetiredName.name) == new))
-    _do(tx, update(ModelRow).where(col(ModelRow.name) == old).values(name=new, updated_at=tx.at))
+    with large_cache(tx.session):  # every row of the model is written, and its entry in every index
+        _do(tx, update(ModelRow).where(col(ModelRow.name) == old).values(name=new, updated_at=tx.at))
     tx.session.expire_all()  # the database has renamed what refers to it
     tx.session.add(RetiredName(name=old, last_version=last, became=new))
     tx.note("rename_model", model=old, before={"name": old}, after={"name": new})

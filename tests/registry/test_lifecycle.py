@@ -1,8 +1,13 @@
 """Models and versions come, are copied, renamed and deleted; no number ever means two things."""
 
 import pytest
+from sqlalchemy import Engine, event
 
 from mlray.errors import AlreadyExists, Conflict, Forbidden, InvalidName, UnknownName
+from mlray.registry.client import Registry
+
+SQLITE_DEFAULT = -2000
+"""Its `cache_size`: so many KiB of pages."""
 
 
 def test_a_model_can_be_there_before_its_first_version(team):
@@ -25,6 +30,22 @@ def test_a_version_bears_its_description_and_tags_from_the_first_moment(team):
     assert team.ana.get("fraud/1") == made
     assert (made.description, made.tags, made.created_at) == ("no country", {"data": "2026"}, made.updated_at)
     assert team.ana.check_audit() is None
+
+
+def test_sqlite_keeps_many_pages_only_while_a_model_is_renamed(tmp_path):
+    registry = Registry.connect(f"sqlite:///{tmp_path}/registry.db", str(tmp_path), embedded=True)
+    registry.create("fraud")
+    said = []
+    event.listen(Engine, "before_cursor_execute", listener := lambda *call: said.append(call[2]))
+    registry.rename("fraud", "cards")
+    event.remove(Engine, "before_cursor_execute", listener)
+
+    with registry._rules._database.read() as session:
+        assert session.connection().exec_driver_sql("PRAGMA cache_size").scalar() == SQLITE_DEFAULT
+    at = [said.index(one) for one in said if one.startswith(("PRAGMA cache_size=", "UPDATE models"))]
+    assert [said[one].partition(" SET")[0] for one in at] == [
+        "PRAGMA cache_size=-65536", "UPDATE models", f"PRAGMA cache_size={SQLITE_DEFAULT}",
+    ]
 
 
 def test_a_copy_starts_from_nothing_and_names_its_original(team):
