@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from mlray.errors import PickleRefused
 from mlray.registry.artifacts import ArtifactStore
-from mlray.registry.manifest import Manifest
+from mlray.registry.manifest import Manifest, ManifestFile
 from mlray.registry.model_version import VersionRecord
 from mlray.registry.object_store import reached
 from mlray.registry.opcodes import TooFar, starts_a_pickle
@@ -31,7 +31,8 @@ RECORDED = "pickles"
 SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".dill"})
 MOST_DEPTH = 8
 """Archives within archives."""
-_LONGEST_HEADER = 1 << 20
+_LONGEST_HEADER = 1 << 16
+"""Bytes of the header of an array of NumPy's, which takes 10,000 from strangers."""
 
 
 def is_pickle(name: str, file: IO[bytes], budget: Budget | None = None) -> bool:
@@ -49,14 +50,17 @@ def is_pickle(name: str, file: IO[bytes], budget: Budget | None = None) -> bool:
 
 
 def pickles_of(artifacts: ArtifactStore, manifest: Manifest) -> list[str]:
-    """The paths of the artifact's files that are pickles, sorted."""
-    found = []
+    """The paths of the artifact's files that are pickles, sorted. What is stored once is read once, and all of them
+    are looked through within one budget.
+    """
+    budget = Budget()
+    known: dict[tuple[str, int, bool], bool] = {}
     with reached(artifacts.url):
         for file in manifest.files:
-            with artifacts.opened(file) as content:
-                if is_pickle(file.path, content):
-                    found.append(file.path)
-    return found
+            if (key := _known_as(file)) not in known:
+                with artifacts.opened(file) as content:
+                    known[key] = is_pickle(file.path, content, budget)
+    return [file.path for file in manifest.files if known[_known_as(file)]]
 
 
 def with_pickles(record: VersionRecord, pickles: Sequence[str], allowed: bool) -> VersionRecord:
@@ -71,8 +75,17 @@ def with_pickles(record: VersionRecord, pickles: Sequence[str], allowed: bool) -
     return replace(record, provenance=rest | ({RECORDED: list(pickles)} if pickles else {}))
 
 
+def _known_as(file: ManifestFile) -> tuple[str, int, bool]:
+    """All that the answer depends on."""
+    return file.sha256, file.size, _is_named_like_one(file.path)
+
+
+def _is_named_like_one(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
 def _is_pickle(content: Content, budget: Budget, depth: int) -> bool:
-    if PurePosixPath(content.name).suffix.lower() in SUFFIXES:
+    if _is_named_like_one(content.name):
         return True
     if depth > MOST_DEPTH:
         raise TooFar
@@ -94,9 +107,15 @@ def _holds_objects(file: IO[bytes]) -> bool:
         return False
     try:
         first, _ = file.read(2)
-        read = npy.read_array_header_1_0 if first == 1 else npy.read_array_header_2_0
+        read, width = (npy.read_array_header_1_0, 2) if first == 1 else (npy.read_array_header_2_0, 4)
+        length = file.read(width)
+        if int.from_bytes(length, "little") > _LONGEST_HEADER:
+            raise TooFar
+        header = io.BytesIO(length + file.read(_LONGEST_HEADER))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that Python 2 wrote it
-            return bool(read(file, max_header_size=_LONGEST_HEADER)[2].hasobject)
+            return bool(read(header, max_header_size=_LONGEST_HEADER)[2].hasobject)
+    except MemoryError as error:  # what Python's parser says of many signs or brackets
+        raise TooFar from error
     except (ValueError, TypeError, SyntaxError, TokenError):  # NumPy does not read it either
         return False
