@@ -26,6 +26,18 @@ def test_the_migrations_make_the_tables_that_the_code_uses(urls):
         assert set(inspect(session.connection()).get_table_names()) >= TABLES
 
 
+def test_of_a_database_that_others_use_only_our_tables_are_counted(postgres):
+    with postgres.database() as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE theirs AS SELECT generate_series(1, 100) AS n")
+            downgrade(connection, "0003")
+            upgrade(connection)
+            counted = connection.exec_driver_sql("SELECT tablename FROM pg_stats").scalars().all()
+            connection.exec_driver_sql("DROP TABLE theirs")
+    assert ("audit_head" in counted, "theirs" in counted) == (True, False)
+
+
 def test_a_database_with_data_goes_down_and_up_again(registry, make_run, urls):
     registry.register("flights", make_run(), alias="candidate")
     engine = create_engine(urls[0])
