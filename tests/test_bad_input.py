@@ -154,13 +154,13 @@ def test_a_missing_table_is_named(platform: ml.Platform) -> None:
 
 def test_an_integer_sum_that_leaves_int64_names_column_and_remedy(platform: ml.Platform) -> None:
     asked = service(ml.Sum("count", windows=MONTH, closed="right"))
-    with pytest.raises(ml.MlrayError, match=r"spending.*'count'.*int64.*CAST"):
+    with pytest.raises(ml.MlrayError, match=r"view spending: source purchases.*'count'.*int64.*CAST"):
         platform.build_training_set(asked, SPINE).to_arrow()
 
 
 def test_a_failing_row_fails_the_build_and_names_the_expression(platform: ml.Platform) -> None:
     asked = service("number", source=source(select={"number": "CAST(country AS INT)"}))
-    with pytest.raises(ml.MlrayError, match=r"purchases.*CAST\(country AS INT\).*3 rows"):
+    with pytest.raises(ml.MlrayError, match=r"purchases: select 'number', feature view.*CAST\(country AS INT\).*3 rows"):
         platform.build_training_set(asked, SPINE).to_arrow()
 
 

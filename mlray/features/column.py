@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlray.aggregation.aggregate import Aggregate, Result, Values
-from mlray.errors import SchemaError
+from mlray.errors import OverflowInSum, SchemaError
 from mlray.features.types import canonical_type, is_plain_decimal
+from mlray.features.view import FeatureView
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ def result_type(aggregate: Aggregate, column: pa.DataType | None) -> pa.DataType
     if aggregate.result == "sum" and column is not None:
         return pa.float64() if pa.types.is_floating(column) or pa.types.is_decimal(column) else pa.int64()
     return pa.float64() if aggregate.result == "float64" else pa.int64()
+
+
+def overflow_of(view: FeatureView, error: OverflowInSum) -> OverflowInSum:
+    """The same, of a view."""
+    return OverflowInSum(f"feature view {view.name}: source {view.source.name}: {error}")
 
 
 def beyond_int64(view: str, aggregate: Aggregate, column: pa.DataType) -> SchemaError:

@@ -18,10 +18,10 @@ from mlray.aggregation.ranges import prefix_counts
 from mlray.aggregation.timeline import NOWHERE, at_query
 from mlray.aggregation.window import Instants, Times, Window, latest_bounds
 from mlray.errors import OverflowInSum
-from mlray.features.column import Coded, beyond_int64, coded, result_type, to_arrow
+from mlray.features.column import Coded, beyond_int64, coded, overflow_of, result_type, to_arrow
 from mlray.features.expression import predicate
 from mlray.features.order import Events
-from mlray.features.rows import condition_name, event_schema
+from mlray.features.rows import condition_name, event_schema, where_of
 from mlray.features.view import FeatureView
 
 COPIES = 4_000_000
@@ -153,7 +153,7 @@ class _Evaluation:
         try:
             result = self._result(aggregate, values, lo, hi)
         except OverflowInSum as error:
-            raise OverflowInSum(f"feature view {self.view.name}: {error}") from error
+            raise overflow_of(self.view, error) from error
         size = len(self.silent)
         for i in range(len(aggregate.spans)):
             part = result.part(i * size, (i + 1) * size)
@@ -261,7 +261,7 @@ class _Evaluation:
         sql = aggregate.where or ""
         if sql not in self._where:
             table, name = self.events.table, condition_name(sql)
-            who = f"feature view {self.view.name}: where of {aggregate.stem}"
+            who = where_of(self.view, aggregate)
             held = table.column(name) if name in table.column_names else predicate(table, sql, who)
             mask = held.to_numpy(zero_copy_only=False) if isinstance(held, pa.Array) else held.to_numpy()
             self._where[sql] = mask if self.events.rows is None else mask[self.events.rows]

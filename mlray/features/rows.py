@@ -10,6 +10,7 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlray.aggregation.aggregate import Aggregate
 from mlray.errors import DefinitionError, SchemaError
 from mlray.features.expression import compute, mentioned, parsed, predicate
 from mlray.features.types import canonical, is_plain_decimal, key_type, microseconds_of
@@ -84,9 +85,15 @@ def condition_name(sql: str) -> str:
     return f"{_CONDITION}{blake2b(sql.encode(), digest_size=8).hexdigest()}"
 
 
+def where_of(view: FeatureView, aggregate: Aggregate) -> str:
+    """Names an aggregate's condition, in a message."""
+    named = f", feature '{aggregate.name}'" if aggregate.name else ""
+    return f"{_who(view)}: where of {aggregate.stem}{named}, source {view.source.name}"
+
+
 def with_conditions(view: FeatureView, events: pa.Table) -> pa.Table:
     """The events, and for each `where` of an aggregate a bool column: a later read needs no SQL."""
-    conditions = {a.where: f"{_who(view)}: where of {a.stem}" for a in view.aggregates if a.where}
+    conditions = {a.where: where_of(view, a) for a in view.aggregates if a.where}
     for sql, who in conditions.items():
         events = events.append_column(condition_name(sql), predicate(events, sql, who))
     return events
@@ -130,12 +137,12 @@ def _selected(view: FeatureView, rows: pa.Table) -> pa.Table:
 
 def _wheres(view: FeatureView) -> list[tuple[str, str]]:
     """Who says it and the text, in the order of the tie."""
-    own = [(f"feature view {view.name}: where of {a.stem}", a.where) for a in view.aggregates if a.where]
+    own = [(where_of(view, a), a.where) for a in view.aggregates if a.where]
     return own + ([(f"source {view.source.name}: where", view.source.where)] if view.source.where else [])
 
 
 def _select(view: FeatureView, column: str) -> str:
-    return f"source {view.source.name}: select '{column}'"
+    return f"source {view.source.name}: select '{column}', {_who(view)}"
 
 
 def _times(view: FeatureView) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mlray.aggregation.aggregate import Aggregate, Plain, Spans, ValuesKind
 from mlray.aggregation.window import Window, latest_span
 from mlray.errors import MlrayError, OverflowInSum
-from mlray.features.column import beyond_int64, result_type
+from mlray.features.column import beyond_int64, overflow_of, result_type
 from mlray.features.rows import TS, condition_name
 from mlray.features.types import is_plain_decimal
 from mlray.features.view import FeatureView
@@ -92,7 +92,8 @@ class _Group:
     def __init__(
         self, view: FeatureView, aggregates: Sequence[Aggregate], windows: Sequence[Window], schema: pa.Schema
     ) -> None:
-        self._view, self._column, where, self._of_condition = view.name, *_reads(aggregates[0])
+        self._view = view
+        self._column, where, self._of_condition = _reads(aggregates[0])
         self._type = schema.field(self._column).type if self._column else pa.bool_()
         self._condition = None if where is None else condition_name(where)
         self._kind, self._scale = _kind(self._type), self._type.scale if is_plain_decimal(self._type) else 0
@@ -120,12 +121,12 @@ class _Group:
                 ranges = [(before[lo], before[hi]) for lo, hi in ranges]
             for aggregate, place in asks:
                 if beyond and aggregate.numeric:
-                    failures.append((place, beyond_int64(self._view, aggregate, self._type)))
+                    failures.append((place, beyond_int64(self._view.name, aggregate, self._type)))
                     continue
                 try:
                     out[place : place + len(windows)] = aggregate.each(values, ranges)
                 except OverflowInSum as error:
-                    failures.append((place, OverflowInSum(f"feature view {self._view}: {error}")))
+                    failures.append((place, overflow_of(self._view, error)))
         return failures
 
     def _cells(self, columns: Columns, first: int, last: int) -> Sequence[Any]:
