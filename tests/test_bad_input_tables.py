@@ -256,7 +256,7 @@ def test_an_expression_that_fails_on_a_row_fails_the_build(ask: Ask, source: Any
 @EVERY_WAY
 def test_an_aggregate_whose_condition_fails_on_a_row_fails_the_build(ask: Ask, join: str) -> None:
     feature = ml.Count(windows=[ml.lifetime], where="CAST(s AS INT) > 1")
-    with pytest.raises(ml.MlrayError, match=r"view spending: where of count, source events.*CAST\(s AS INT\).*no number"):
+    with pytest.raises(ml.MlrayError, match=r"spending: where of count, source events.*CAST\(s AS INT\).*no number"):
         ask(events([NOON - HOUR] * 2, s=["5", "no number"]), spine(), feature, join=join)
 
 

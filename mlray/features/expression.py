@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from io import StringIO
 from typing import Any
 
 import polars as pl
@@ -25,6 +26,12 @@ _MANY_ROWS = re.compile(
     r"|Drop(Nulls|Nans)|Any|All|NullCount|Quantile.*|Cov.*|.*Correlation|Pearson.*|Spearman.*"
 )
 """Names of Polars' expression nodes and functions that look at other rows, as `meta.serialize` writes them."""
+_COUNTS = re.compile(
+    r"Hour|Minute|.*Second|Day|Month|Year|Quarter|Week|WeekDay|OrdinalDay|IsoYear|Century|Millennium"
+    r"|LenChars|LenBytes|Find|Length|CountOnes|CountZeros|Leading.*|Trailing.*"
+)
+"""Functions of times, texts, lists and bits whose results are integers of few bits, or without a sign."""
+_WIDENED = json.loads(pl.col("").cast(pl.Int64).meta.serialize(format="json"))
 
 
 @lru_cache(maxsize=1024)
@@ -45,12 +52,14 @@ def parsed(sql: str, who: str) -> pl.Expr:
         )
     if expression.meta.has_multiple_outputs():
         raise DefinitionError(f"{who}: {sql!r} names several columns at once; name the one that is meant")
-    if any(_MANY_ROWS.fullmatch(name) for name in _node_names(json.loads(expression.meta.serialize(format="json")))):
+    nodes = json.loads(expression.meta.serialize(format="json"))
+    if any(_MANY_ROWS.fullmatch(name) for name in _node_names(nodes)):
         raise DefinitionError(
             f"{who}: {sql!r} looks at more than one row; row-level SQL has no aggregates and no windows: declare an "
             "aggregation with a window instead"
         )
-    return expression
+    wide = _widened(nodes)
+    return expression if wide == nodes else pl.Expr.deserialize(StringIO(json.dumps(wide)), format="json")
 
 
 def mentioned(sql: str, who: str) -> list[str]:
@@ -75,6 +84,9 @@ def compute(table: pa.Table, expressions: dict[str, str], who: str) -> pa.Table:
         result = frame.select(pl.repeat(0, len(frame)).alias(""), *(e.alias(name) for name, e in made.items()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise TransformationFailed(f"{who}: {expressions} failed over {table.num_rows} rows: {error}") from error
+    for name, kind in result.schema.items():
+        if kind == pl.Int128:
+            raise SchemaError(f"{who}: {expressions[name]!r} gives integers beyond 64 bits; cast to BIGINT or DOUBLE")
     return result.drop("").with_columns(_no_new_decimals(frame)).to_arrow().slice(0, table.num_rows)
 
 
@@ -104,6 +116,20 @@ def predicate(table: pa.Table, sql: str, who: str) -> pa.Array:
     if not pa.types.is_boolean(column.type):
         raise SchemaError(f"{who}: where={sql!r} gives {column.type}, a predicate must give true or false")
     return column.combine_chunks().fill_null(False)
+
+
+def _widened(node: Any) -> Any:
+    """The same expression; what `_COUNTS` names, in 64 bits."""
+    if isinstance(node, list):
+        return [_widened(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    wide = {name: _widened(child) for name, child in node.items()}
+    of = wide["Function"].get("function") if isinstance(wide.get("Function"), dict) else None
+    named = next(iter(of.values())) if isinstance(of, dict) and len(of) == 1 else ""
+    name = named if isinstance(named, str) else next(iter(named), "") if isinstance(named, dict) else ""
+    narrow = of and next(iter(of)) in ("TemporalExpr", "StringExpr", "ListExpr", "Bitwise") and _COUNTS.fullmatch(name)
+    return {"Cast": {**_WIDENED["Cast"], "expr": wide}} if narrow else wide
 
 
 def _node_names(node: Any) -> Iterator[str]:

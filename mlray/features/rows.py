@@ -18,6 +18,8 @@ from mlray.features.view import FeatureView
 
 TS, KNOWN, SEQ, KEEP = "__ts", "__known", "__seq", "__keep"
 _CONDITION = "__if_"
+_TAKEN = (TS, KNOWN, SEQ, KEEP, "__commit")
+"""Columns that events have besides those that are read; the last one in an online store."""
 
 
 def read_columns(view: FeatureView) -> list[str]:
@@ -43,8 +45,8 @@ def check_expressions(view: FeatureView) -> None:
     selects = [(_select(view, column), sql) for column, sql in view.source.select.items()]
     for who, sql in selects + _wheres(view):
         parsed(sql, who)
-    for column in read_columns(view):
-        if column in (TS, KNOWN, SEQ, KEEP) or column.startswith(_CONDITION):
+    for column in (*view.keys, *read_columns(view)):
+        if column in _TAKEN or column.startswith(_CONDITION):
             raise DefinitionError(
                 f"{_who(view)}: the column '{column}' has a name that mlray gives to something of its own; give it "
                 f"another one: select={{'{column.strip('_')}': '{column}'}}"

@@ -135,7 +135,8 @@ def _copied(read: Read, lake: str, join: Strategy) -> Read:
     view, version = read.view, read.table.version
     found = layout.find(lake, view.source, view.keys, mirrors=version)
     read = replace(read, join="co-partitioned")
-    if found is not None and join == "auto" and read.rows * _SHARE <= found.table.rows:
+    told = all(file.rows is not None for file in read.files)
+    if found is not None and join == "auto" and told and read.rows * _SHARE <= found.table.rows:
         text = f"{read.rows:,} rows may be met by the spine's times, of {found.table.rows:,} in its managed copy"
         return replace(read, join="shuffle", reason=text)
     if found is not None:

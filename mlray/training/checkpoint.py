@@ -72,8 +72,12 @@ def commit(directory: Path, write: Callable[[Path], None]) -> None:
         write(aside)
         for path in (*aside.iterdir(), aside):
             sync(path)
-        if not directory.exists():
-            aside.rename(directory)
+        try:
+            if not directory.exists():
+                aside.rename(directory)
+        except OSError:
+            if not directory.exists():  # else another one was quicker
+                raise
         sync(directory.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # also of a full disk, which is to have room again
@@ -174,7 +178,7 @@ class RunDirectory:
         commit(self.checkpoint(step), snapshot.write)
         for other in self.checkpoints():
             if other < step and other not in best:
-                shutil.rmtree(self.checkpoint(other))
+                shutil.rmtree(self.checkpoint(other), ignore_errors=True)  # the other one may drop it, too
 
     def restore(self, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> Progress:
         """Brings all three to what they were at the checkpoint of `step`; how far that was."""

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from mlray.errors import ConfigError
 from mlray.training.checkpoint import History, write_synced
@@ -90,7 +88,8 @@ class Tracker:
         client = MlflowClient(tracking_uri=self.to.uri)
         if self.run_id is None:
             self.run_id = self.begun(client)
-        epochs = [one for one in self.history() if number_of(one) > self.told]
+        history = self.run.history if self.run and self.run.history else self.history()
+        epochs = [one for one in history if number_of(one) > self.told]
         log(client, self.run_id, {number_of(epoch): epoch for epoch in epochs})
         self.told = max(map(number_of, epochs), default=self.told)
         if self.run is not None:
@@ -195,11 +194,14 @@ def check_installed() -> None:
 
 
 def look_at(uri: str) -> None:
-    """OSError where nobody answers; MLflow's client would try for minutes."""
-    try:
-        urlopen(f"{uri.rstrip('/')}/health", timeout=LOOK_SECONDS).close()
-    except HTTPError:
-        return  # an answer, if only of one who wants to know who asks
+    """OSError where nobody answers, or a gateway in the server's place: MLflow's client would try for minutes."""
+    import requests  # which is how MLflow asks; it knows proxies and REQUESTS_CA_BUNDLE
+
+    trusted = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    anybody = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    answer = requests.get(f"{uri.rstrip('/')}/health", timeout=LOOK_SECONDS, verify=trusted or not anybody)
+    if answer.status_code >= 500:
+        raise ConnectionError(f"{uri} answers {answer.status_code} {answer.reason}")
 
 
 def log(client: "MlflowClient", run_id: str, metrics: Mapping[int, Mapping[str, float]]) -> None:

@@ -25,8 +25,8 @@ Answer = TypeVar("Answer")
 
 LONGEST_RETRY = 60
 _SMOOTHING = 0.3
-_PATIENCE = 0.1
-"""How long a commit waits for callers to come again, of the time that the one before it took."""
+_PATIENCE, _LONGEST_PATIENCE = 0.1, 0.2
+"""How long a commit waits for callers to come again: of the time that the one before it took, and seconds at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +116,7 @@ class Lane(Generic[Batch, Answer]):
         """Refuses new calls, and returns when all that were admitted are answered."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._rows and not self._running)
 
     def _run(self) -> None:
@@ -165,7 +166,7 @@ class Lane(Generic[Batch, Answer]):
         with self._changed:
             self._rows -= rows
             self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
-            self._expected, self._patience = len(group) + len(self._queue), _PATIENCE * seconds
+            self._expected, self._patience = len(group) + len(self._queue), min(_PATIENCE * seconds, _LONGEST_PATIENCE)
             self._changed.notify_all()
         for call, answer in zip(group, answers, strict=True):
             if isinstance(answer, Exception):

@@ -1,5 +1,7 @@
 """Row-level SQL: one row in, one value out, the same at any time and in any company."""
 
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pytest
 
@@ -73,6 +75,26 @@ def test_a_row_has_the_same_value_to_the_bit_alone_and_in_any_company(sql: str) 
 @pytest.mark.parametrize(("kind", "a", "sql", "value"), [
     (pa.int32(), 2_000_000, "a * 3000", 6_000_000_000), (pa.int8(), 100, "a + a", 200), (pa.uint8(), 100, "1 - a", -99),
 ])
-def test_integers_of_few_bits_do_not_wrap_around(kind: pa.DataType, a: int, sql: str, value: int) -> None:
+def test_columns_of_few_bits_do_not_wrap_around(kind: pa.DataType, a: int, sql: str, value: int) -> None:
     rows = pa.table({"a": pa.array([a], kind)})
     assert compute(rows, {"value": sql}, "spending").column("value").to_pylist() == [value]
+
+
+LAST_SECOND = pa.table({"at": [datetime(2024, 12, 31, 23, 59, 59, tzinfo=UTC)], "word": ["ab"], "list": [[1, 2]]})
+
+
+@pytest.mark.parametrize(("sql", "value"), [
+    ("EXTRACT(hour FROM at) * 60 + EXTRACT(minute FROM at)", 1439), ("EXTRACT(day FROM at) * 24", 744),
+    ("DATE_PART('hour', at) * 3600", 82_800), ("EXTRACT(doy FROM at) * 100", 36_600),
+    ("EXTRACT(hour FROM at) * 10 > 200", True), ("LENGTH(word) - 5", -3), ("STRPOS(word, 'z') - 1", -1),
+    ("ARRAY_LENGTH(list) - 3", -1), ("OCTET_LENGTH(word) - 3", -1), ("EXTRACT(year FROM at) - 2025", -1),
+    ("CASE WHEN EXTRACT(month FROM at) IN (11, 12) THEN word ELSE 'x' END", "ab"),
+])  # fmt: skip
+def test_results_of_few_bits_do_not_wrap_around(sql: str, value: object) -> None:
+    assert compute(LAST_SECOND, {"value": sql}, "spending").column("value").to_pylist() == [value]
+
+
+def test_integers_beyond_64_bits_are_refused() -> None:
+    rows = pa.table({"a": pa.array([1], pa.uint64()), "b": [1]})
+    with pytest.raises(ml.MlrayError, match=r"spending: 'a \+ b'.*beyond 64 bits.*BIGINT"):
+        compute(rows, {"value": "a + b"}, "spending")

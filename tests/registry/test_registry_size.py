@@ -30,8 +30,9 @@ def registry(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("size")
     url = f"sqlite:///{folder}/registry.db"
     if request.param == "postgresql":
-        request.getfixturevalue("postgres").execute("CREATE DATABASE size TEMPLATE registry")
-        url = request.getfixturevalue("postgres").url("size")
+        postgres = request.getfixturevalue("postgres")
+        postgres.execute("CREATE DATABASE size TEMPLATE registry")
+        url = postgres.url("size")
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "signature.json").write_text("{}")
@@ -52,7 +53,9 @@ def registry(request, tmp_path_factory):
     connection.engine.dispose()
     opened = Registry.connect(url, str(folder / "artifacts"), embedded=True)  # as after an import or a restoration
     opened.models()
-    return opened
+    yield opened
+    if request.param == "postgresql":
+        postgres.execute("DROP DATABASE size WITH (FORCE)")
 
 
 def plans(registry, ask):
@@ -108,28 +111,23 @@ ASKED = {
 }  # fmt: skip
 
 
-CASES = [(database, asked) for asked in ASKED for database in ("sqlite", "postgresql")]
-CASES.remove(("postgresql", "two that many meet"))  # which takes 100 to 200 ms there, see docs/design/registry.md
-
-
-@pytest.mark.parametrize(("registry", "asked"), CASES, indirect=["registry"])
+@pytest.mark.parametrize("asked", ASKED)
 def test_a_search_walks_an_index_and_answers_in_time(registry, asked):
     query = ASKED[asked]
     found = plans(registry, lambda: registry.search(query))
 
     page = registry.search(query)
     assert page.items
-    if registry._rules._database.url.startswith("sqlite"):  # PostgreSQL reads a table where that is quicker
+    if is_sqlite(registry):  # PostgreSQL reads a table where that is quicker
         assert not whole_tables(found), found
-    assert quickest(lambda: registry.search(query)) < SECONDS
+    assert_quick(registry, lambda: registry.search(query))
     if page.next_page_token is not None:
-        assert quickest(lambda: registry.search(replace(query, page_token=page.next_page_token))) < SECONDS
+        assert_quick(registry, lambda: registry.search(replace(query, page_token=page.next_page_token)))
 
 
-@pytest.mark.parametrize("registry", ["postgresql"], indirect=True)
-def test_postgresql_has_looked_at_what_was_imported_when_a_registry_is_opened(registry):
+def test_a_database_has_looked_at_what_was_imported_when_a_registry_is_opened(registry):
     with registry._rules._database.read() as session:
-        assert not session.connection().exec_driver_sql(UNSEEN).scalar()
+        assert is_sqlite(registry) or not session.connection().exec_driver_sql(UNSEEN).scalar()
 
 
 def test_a_version_a_model_and_the_next_page_are_there_in_time(registry):
@@ -144,29 +142,38 @@ def test_a_version_a_model_and_the_next_page_are_there_in_time(registry):
         lambda: registry._rules.latest_versions(["fraud", "other"]),
         lambda: registry.search(next_page),
     ):
-        assert quickest(ask) < SECONDS
+        assert_quick(registry, ask)
 
 
-@pytest.mark.parametrize("registry", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("asked", ["a model's page", "a model's newest", "as MLflow's client asks"])
 def test_a_page_far_down_starts_where_the_one_before_ended(registry, asked):
     token = registry.search(ASKED[asked]).next_page_token
 
     found = plans(registry, lambda: registry.search(replace(ASKED[asked], page_token=token)))
 
+    if not is_sqlite(registry):
+        assert [step for step in found if "Index Cond" in step], found
+        return
     key = "version>?" if asked == "a model's page" else "(updated_at,version)<(?,?)"
     assert [step for step in found if step.startswith("SEARCH model_versions") and key in step], found
 
 
 def test_versions_come_one_after_the_other_without_waiting_for_all(registry):
-    assert quickest(lambda: list(itertools.islice(registry.each("fraud"), 10))) < 5 * SECONDS
+    assert_quick(registry, lambda: list(itertools.islice(registry.each("fraud"), 10)), 5)
 
 
-def quickest(ask):
-    """The seconds of the best of three."""
+def is_sqlite(registry):
+    return registry._rules._database.url.startswith("sqlite")
+
+
+def assert_quick(registry, ask, times=1):
+    """In processor time, where the database is in this process; a server's is measured by the clock, which on a shared
+    machine is no measure: what it takes on a quiet one stands in docs/design/registry.md.
+    """
+    clock, limit = (time.process_time, SECONDS) if is_sqlite(registry) else (time.perf_counter, 10 * SECONDS)
     taken = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = clock()
         ask()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        taken.append(clock() - started)
+    assert min(taken) < times * limit

@@ -6,6 +6,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,21 @@ def test_a_server_that_is_away_changes_no_bit_and_is_warned_of(
     assert len(run.history) == 3
     assert f"MLflow at {NOBODY} was not told of run 'away' beyond epoch 0: " in caplog.text
     assert f"all of it is in {tmp_path}/away" in caplog.text
+
+
+def test_a_gateway_in_the_place_of_a_server_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        threading.Thread(target=gateway.serve_forever).start()
+        began = time.monotonic()
+        with tracked(Tracking(uri=f"http://127.0.0.1:{gateway.server_port}"), tmp_path, {}, tuple):
+            pass
+        gateway.shutdown()
+    assert time.monotonic() - began < 10
+    assert "answers 503 Service Unavailable" in caplog.text
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

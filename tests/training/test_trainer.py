@@ -4,8 +4,11 @@ import math
 import resource
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from deltalake import DeltaTable
 
 from mlray.errors import ConfigError, CorruptArtifact, TrainingFailed
-from mlray.training.checkpoint import RunDirectory, best_epochs
+from mlray.training.checkpoint import Progress, RunDirectory, best_epochs
 from mlray.training.evaluate import auc
 from mlray.training.model import load_model
 from mlray.training.trainer import Trainer
@@ -299,3 +302,29 @@ def test_no_number_is_the_worst_of_a_metric() -> None:
     history = tuple({"epoch": float(i), "m": m} for i, m in enumerate((math.nan, 2.0, 1.0, 2.0)))
     assert [epoch["epoch"] for epoch in best_epochs(history, "m", True, 4)] == [1, 3, 2, 0]
     assert [epoch["epoch"] for epoch in best_epochs(history, "m", False, 4)] == [2, 1, 3, 0]
+
+
+@dataclass(frozen=True)
+class Quick:
+    """What a save needs of a snapshot."""
+
+    progress: Progress
+
+    def write(self, directory: Path) -> None:
+        (directory / "state.json").write_text("{}")
+
+
+def test_a_worker_that_outlived_its_controller_and_its_successor_drop_the_same_checkpoints(tmp_path: Path) -> None:
+    for attempt in range(20):
+        run = RunDirectory(tmp_path / str(attempt))
+        for step in (10, 20, 30):
+            run.save(Quick(Progress(step=step)), {10, 20, 30})  # type: ignore[arg-type]
+        both = Barrier(2)
+
+        def save(step: int, run: RunDirectory = run, both: Barrier = both) -> None:
+            both.wait()
+            run.save(Quick(Progress(step=step)), set())  # type: ignore[arg-type]
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(save, (40, 50)))
+        assert run.latest() == 50
