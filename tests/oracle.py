@@ -80,7 +80,7 @@ def statuses(
     clock, p = view.source.timestamp, q - view.source.lag * 1000
     end = p // 1000 if view.closed == "right" else -(-p // 1000) - 1
     known = [] if None in key else events(view, rows, key, q // 1000)
-    seen = [row for row in known if clock is None or row[clock] <= end]
+    seen = [row for row in known if clock is None or p // 1000 - horizon(view) <= row[clock] <= end]
     time = seen[-1][clock] if seen and clock else None
     bare = any(isinstance(feature, Latest) for feature in view.features.values())
     old = bare and time is not None and view.ttl is not None and time < p // 1000 - view.ttl
@@ -91,6 +91,15 @@ def statuses(
         whole = status if isinstance(view.features[name], Latest) or stale else "present"
         each[name] = "missing" if whole == "present" and value is None else whole
     return status, time, each
+
+
+def horizon(view: View) -> float:
+    """How far before q an event counts as there: as far as the longest window, where there are windows only."""
+    spans = [
+        math.inf if isinstance(one, Latest) or one.size is None else one.size + one.offset + (one.resolution or 0)
+        for one in view.features.values()
+    ]
+    return max(spans)
 
 
 def events(view: View, rows: Sequence[Row], key: tuple[Any, ...], known: int) -> list[Row]:

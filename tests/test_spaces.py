@@ -136,7 +136,7 @@ def test_the_definition_in_force_still_answers_after_gc(platform: ml.Platform) -
 def test_what_is_only_verified_lies_in_a_store_of_the_kind_in_use_apart_and_is_gone_afterwards(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    url = f"{request.getfixturevalue('redis_url')}?db=4" if kind == "redis" else f"{kind}://{tmp_path}/online"
+    url = f"{request.getfixturevalue('redis_url')}?db=5" if kind == "redis" else f"{kind}://{tmp_path}/online"
     with closing(open_store(url)) as used:
         used.write("paid", [Cell(b"k", b"", 1, b"in use")], state=b"in use")
         with empty_store(url, f"{tmp_path}/own", NOW) as empty:

@@ -4,7 +4,7 @@ Per reading of a view, `<view>__status` and `<view>__event_time` (of the newest 
 where every value's own is asked for, also `<feature>__status`. A status is
 
     stale      q lies beyond the view's watermark: what has happened since may not have been brought yet
-    missing    there is no event, or the value is null
+    missing    there is no event, or the value is null; of a view of windows only: no event in the longest of them
     expired    there is one, but it is older than the view's ttl (of a view's bare columns)
     present    all else
 """
@@ -32,9 +32,13 @@ _NEVER = np.iinfo(np.int64).min
 
 
 def newest(view: FeatureView, events: Events, queries: Queries) -> Times:
-    """Per query the time of the newest event visible at q, whatever the ttl; `_NEVER` where there is none."""
-    q, timeline = queries.instants, events.timeline
-    start, end = latest_bounds(q, view.source.lag_us, None, view.closed)
+    """Per query the time of the newest event visible at q, whatever the ttl; `_NEVER` where there is none.
+
+    Where windows are all that is read, an event before them is none: an online store need not keep it.
+    """
+    q, timeline, lag = queries.instants, events.timeline, view.source.lag_us
+    span = None if view.columns or view.reach is None else view.reach - lag
+    start, end = latest_bounds(q, lag, span, view.closed)
     if view.source.timestamp is None:
         start, end = np.zeros_like(start), np.ones_like(end)
     lo, hi = timeline.positions(queries.codes, start, end)

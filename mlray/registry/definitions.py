@@ -64,8 +64,8 @@ def drop(changing: Changing, thing: Thing, catalog: Dropping[Done]) -> Done:
 
     changing: opens a transaction of the call.
     """
-    _check(thing)
     with changing() as tx:
+        _check(thing)
         if tx.repeated(DROP, kind=thing.kind, name=thing.name) is None:
             _refuse_live(tx.session, thing)
             tx.note(DROP, after=_plain(thing))
@@ -78,22 +78,22 @@ def drop(changing: Changing, thing: Thing, catalog: Dropping[Done]) -> Done:
 
 def apply_again(changing: Changing, definition: str, catalog: Applying[Done]) -> Done:
     """Puts a service in force, by its text: all of it that was dropped is not any more."""
-    service = pinned(definition)
-    if service is None:
-        raise SchemaError(f"{definition!r:.100} is no feature service that this release can rebuild")
 
-    def gone(session: Session) -> list[Thing]:
+    def gone(session: Session, service: FeatureService) -> list[Thing]:
         return [thing for thing in dropped(session) if thing.is_read_by(service.name, service.views)]
 
     with changing() as tx:
-        back = gone(tx.session)
+        service = pinned(definition)
+        if service is None:
+            raise SchemaError(f"{definition!r:.100} is no feature service that this release can rebuild")
+        back = gone(tx.session, service)
         if tx.repeated(APPLY_AGAIN, service=service.name) is None:
             tx.note(APPLY_AGAIN, after={"service": service.name, "things": [_plain(thing) for thing in back]})
         elif back:
             raise Conflict(f"somebody dropped {back[0]} at the same moment; look again")
         done = catalog.apply()
     with changing() as tx:
-        if not gone(tx.session):
+        if not gone(tx.session, service):
             catalog.unmark()
     return done
 

@@ -19,7 +19,7 @@ from mlray.features.catalog import service_hash, service_text
 from mlray.serving.app import Running, deploy, undeploy
 from mlray.serving.config import Config
 from mlray.serving.ingress import check_port
-from mlray.serving.prediction_log import read
+from mlray.serving.prediction_log import read, table_path
 from mlray.writer.actor import running_writer
 
 
@@ -165,16 +165,30 @@ def test_another_port_than_that_of_the_running_server_is_refused(running: Runnin
         start(shop, config(free_port()))
 
 
+def written(running: Running, shop: Shop) -> list[pa.Table]:
+    """The rows of each model's log, of those that have one."""
+    versions = [shop.registry.get(model) for model in running.models]
+    return [read(running.log, known) for known in versions if Path(table_path(running.log, known)).exists()]
+
+
+def logged(running: Running, shop: Shop) -> int:
+    """How many predictions are written or wait: looked at until nothing is written meanwhile."""
+    while True:
+        rows = [one.num_rows for one in written(running, shop)]
+        waiting = httpx.get(f"{running.url}/healthz").json()["log"]["waiting"]
+        if rows == [one.num_rows for one in written(running, shop)]:
+            return sum(rows) + int(waiting)
+
+
 def test_what_waits_in_the_log_is_written_when_the_server_ends(running: Running, shop: Shop) -> None:
-    before = httpx.get(f"{running.url}/healthz").json()["log"]["waiting"]
+    before = logged(running, shop)
     at = [(NOON - HOUR).isoformat(), NOON.isoformat()]
     answer = httpx.post(running.predict_url(), json={"rows": [row(), row()], "at": at}).json()
     undeploy()
     assert running_writer(shop.lake, shop.online) is None
-    each = [read(running.log, shop.registry.get(model)) for model in running.models]
+    each = written(running, shop)
     assert sum(one.num_rows for one in each) == before + 2
-    logged = each[0]
-    mine = logged.filter(pa.compute.equal(logged.column("request_id"), answer["request_id"])).sort_by("row")
+    mine = each[0].filter(pa.compute.equal(each[0].column("request_id"), answer["request_id"])).sort_by("row")
     assert mine.column("score").to_pylist() == answer["scores"]
     assert mine.column("q").to_pylist() == [NOON - HOUR, NOON]
 
