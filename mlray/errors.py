@@ -5,6 +5,11 @@ from difflib import get_close_matches
 from typing import Any, Self
 
 
+def first_line(error: BaseException) -> str:
+    """What the error says first; engines and clients of stores add their stacks and pages of detail."""
+    return str(error).strip().partition("\n")[0]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The sentence that lists `known` and points at the nearest one; empty where nothing is known."""
     names = sorted(set(known))

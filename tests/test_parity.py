@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -218,6 +219,21 @@ def test_a_load_keeps_what_counts_again_once_the_newest_event_is_withdrawn() -> 
     #  ts 10: 1; ts 20: 5, corrected at 60 to -1, which `where` takes out; loaded up to 50
     rows = [(10, 10, 1), (20, 20, 5), (20, 60, -1)]
     assert after_a_load(rows, 50, [50, 59, 60], sequence="seq", where="v > 0") == [5, 5, 1]
+
+
+def test_where_windows_are_all_that_is_read_an_event_before_them_is_none_whether_it_is_kept_or_not() -> None:
+    #  event 10; window 5: in it at 12, before it at 50; both loads are up to 100, the first one keeps the event
+    count = ml.Count(windows=[timedelta(microseconds=5)])
+    source = ml.DeltaSource("e", path="e", timestamp="ts")
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=[count])
+    table = pa.table({"k": ["a"], "ts": pa.array([10], UTC_TIME)})
+    for history, due, wanted in ((95, [12, 50], [("present", 10), ("missing", None)]), (60, [50], [("missing", None)])):
+        store = open_store(f"memory://windows-{history}")
+        state.load(store, view, events(view, table), version=0, until=100, history=history)
+        asked, at = pa.table({"k": ["a"] * len(due)}), instants(pa.array(due, UTC_TIME), "at")
+        found = get_features(store, ml.FeatureService("s", features=[view]), asked, at, status=True)
+        times = found["v__event_time"].cast(pa.int64()).to_pylist()
+        assert list(zip(found["v__status"].to_pylist(), times, strict=True)) == wanted
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -102,6 +102,17 @@ def test_a_caller_who_does_not_come_again_is_not_waited_for_longer_than_a_tenth_
     assert held.groups == [[1], [2], [3]]
 
 
+def test_after_a_long_commit_nobody_waits_long_for_a_caller_who_does_not_come_again() -> None:
+    held, times = Held(), iter([0.0, 0.0, 0.0, 100.0, *[100.0] * 9])  # a tenth of it would be 10 s
+    queue = lane(held, timer=lambda: next(times))
+    put(queue, 1)
+    assert held.begun.wait(30)
+    [second] = put(queue, 2)
+    held.go.set()
+    assert second.result(5) == 4
+    assert put(queue, 3)[0].result(5) == 6
+
+
 def test_a_group_is_bounded_in_rows_and_in_calls() -> None:
     for limits, groups in (({"rows": 5}, [[1], [2, 3], [4], [9]]), ({"calls": 2}, [[1], [2, 3], [4, 9]])):
         held = Held()

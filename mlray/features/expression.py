@@ -125,11 +125,15 @@ def _widened(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     wide = {name: _widened(child) for name, child in node.items()}
-    of = wide["Function"].get("function") if isinstance(wide.get("Function"), dict) else None
-    named = next(iter(of.values())) if isinstance(of, dict) and len(of) == 1 else ""
-    name = named if isinstance(named, str) else next(iter(named), "") if isinstance(named, dict) else ""
-    narrow = of and next(iter(of)) in ("TemporalExpr", "StringExpr", "ListExpr", "Bitwise") and _COUNTS.fullmatch(name)
-    return {"Cast": {**_WIDENED["Cast"], "expr": wide}} if narrow else wide
+    return {"Cast": {**_WIDENED["Cast"], "expr": wide}} if _counts(node.get("Function")) else wide
+
+
+def _counts(call: Any) -> bool:
+    """Whether it is a call of a function that `_COUNTS` names; one with options is the key of these."""
+    match call:
+        case {"function": {"TemporalExpr": name} | {"StringExpr": name} | {"ListExpr": name} | {"Bitwise": name}}:
+            return any(map(_COUNTS.fullmatch, [name] if isinstance(name, str) else name))
+    return False
 
 
 def _node_names(node: Any) -> Iterator[str]:

@@ -17,9 +17,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from mlray.errors import Conflict, MlrayError, StoreError
+from mlray.errors import Conflict, MlrayError, StoreError, first_line
 from mlray.offline.delta import MANAGED, conformed, exists
-from mlray.offline.log import check_supported, first_line, schema_of
+from mlray.offline.log import check_supported, schema_of
 from mlray.offline.parquet import stored_schema
 
 ATTEMPTS = 20

@@ -15,11 +15,11 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import LocalStore, from_url
 
-from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound
+from mlray.errors import Conflict, MlrayError, SchemaError, TableNotFound, first_line
 from mlray.features.types import microseconds_of
 from mlray.offline import log, scan
 from mlray.offline.log import File as File
-from mlray.offline.log import check_supported, files_of, first_line, schema_of, version_as_of
+from mlray.offline.log import check_supported, files_of, schema_of, version_as_of
 
 _COMMIT = "mlray.commit"
 """Names a commit in its own metadata."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from mlray.errors import MlrayError, TimeError
+from mlray.errors import MlrayError, TimeError, first_line
 
 _TRUNCATED = 1_000
 """Microseconds that a time may have lost: Delta's statistics stop at milliseconds."""
@@ -148,11 +148,6 @@ def _own_time(store: Any, version: int) -> datetime | None:
         if (milliseconds := json.loads(line).get("commitInfo", {}).get("inCommitTimestamp")) is not None:
             return datetime.fromtimestamp(milliseconds / 1000, UTC)
     return None
-
-
-def first_line(error: Exception) -> str:
-    """The message of an engine that appends its own stack to it."""
-    return str(error).partition("\n")[0]
 
 
 def _located(root: str, path: str) -> str:

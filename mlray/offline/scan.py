@@ -14,9 +14,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
 
-from mlray.errors import MlrayError, SchemaError
+from mlray.errors import MlrayError, SchemaError, first_line
 from mlray.features.types import canonical_type
-from mlray.offline.log import File, first_line
+from mlray.offline.log import File
 
 _EPOCH, _DAY = date(1970, 1, 1), 86_400_000_000
 """Day 0, and microseconds of a day."""

@@ -10,11 +10,10 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from mlray.errors import DefinitionError, SchemaError
+from mlray.errors import DefinitionError, SchemaError, first_line
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
-from mlray.offline.log import first_line
 from mlray.offline.tasks import task
 
 ROW = "__row"

@@ -8,7 +8,7 @@ again (a retry whose first answer was lost) changes nothing and answers what the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlmodel import Session
 
@@ -31,7 +31,7 @@ from mlray.registry import (
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
 from mlray.registry.database import Database
-from mlray.registry.definitions import Applying, Dropping
+from mlray.registry.definitions import Applying, Done, Dropping
 from mlray.registry.evidence import Evidence, evidence_for
 from mlray.registry.gates import gates_of, refuse_stopped
 from mlray.registry.identity import Call, Caller, authenticated
@@ -48,7 +48,6 @@ from mlray.registry.stages import PRODUCTION
 from mlray.registry.transaction import Transaction
 
 NO_TAGS: Mapping[str, str] = {}
-Done = TypeVar("Done")
 
 
 class ModelRegistry:

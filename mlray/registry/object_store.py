@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
-from mlray.errors import ConfigError, RegistryUnavailable
+from mlray.errors import ConfigError, RegistryUnavailable, first_line
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -99,8 +99,3 @@ def reached(url: str) -> Iterator[None]:
         if _INSTANCE_METADATA in str(error):
             raise ConfigError(f"artifacts={url}: there are no credentials; {remedy}") from error
         raise RegistryUnavailable(f"the artifact store {url} does not answer: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What the error says first; the store's client adds pages of detail."""
-    return str(error).strip().partition("\n")[0]

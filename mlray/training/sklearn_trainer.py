@@ -15,7 +15,6 @@ import ray
 from mlray._ray_compat import mlray_errors
 from mlray.errors import ConfigError, TrainingFailed
 from mlray.training.checkpoint import commit
-from mlray.training.config import require
 from mlray.training.design import Design
 from mlray.training.feed import Part
 from mlray.training.launch import TrainingData, begin, finished, tracking
@@ -24,6 +23,7 @@ from mlray.training.preprocessing import Preprocessing
 from mlray.training.run import Run
 from mlray.training.tabular import TabularConfig, matrix_of, scores_of
 from mlray.training.task import REGRESSION
+from mlray.training.values import require
 
 GB = 1 << 30
 

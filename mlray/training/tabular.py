@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import ConfigError
-from mlray.training.config import Gates, Sampling, Split, Tracking, plain, require, section
+from mlray.training.config import Gates, Sampling, Split, Tracking
 from mlray.training.design import Design
 from mlray.training.feed import Part, Rows
 from mlray.training.model import Model, load_model
 from mlray.training.task import check_kind
+from mlray.training.values import plain, require, section
 
 OF_THE_MACHINE = ("storage", "run", "tracking")
 """Settings that do not change what comes out; each kind has more."""

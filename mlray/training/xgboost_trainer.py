@@ -21,7 +21,7 @@ import ray.train
 
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
 from mlray.training.checkpoint import RunDirectory, commit
-from mlray.training.config import Resources, require
+from mlray.training.config import Resources
 from mlray.training.design import Design
 from mlray.training.feed import Part, share
 from mlray.training.launch import TrainingData, begin, finished, tracking
@@ -32,6 +32,7 @@ from mlray.training.run import Run
 from mlray.training.tabular import TabularConfig, matrix_of, scores_of
 from mlray.training.task import BINARY, MULTICLASS, REGRESSION, Task
 from mlray.training.tracking import telling
+from mlray.training.values import require
 from mlray.training.workers import check_room, reserved, survived, watched
 from mlray.training.xgboost_rounds import Rounds
 

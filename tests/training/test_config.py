@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mlray.errors import ConfigError, TimeError
-from mlray.training.config import Optimizer, Resources, Split, TrainerConfig, label_text
+from mlray.training.config import Optimizer, Resources, Split, TrainerConfig
 from mlray.training.preparation import microseconds, parts_of
+from mlray.training.values import label_text
 from tests.training.made import SPLIT, config
 
 ENDS = {"train": SPLIT.train, "validation": SPLIT.validation, "test": SPLIT.test}

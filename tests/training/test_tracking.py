@@ -106,7 +106,7 @@ def test_a_gateway_in_the_place_of_a_server_is_not_waited_for(tmp_path: Path, ca
     with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway:
         threading.Thread(target=gateway.serve_forever).start()
         began = time.monotonic()
-        with tracked(Tracking(uri=f"http://127.0.0.1:{gateway.server_port}"), tmp_path, {}, tuple):
+        with tracked(Tracking(uri=f"http://127.0.0.1:{gateway.server_port}", wait_seconds=15), tmp_path, {}, tuple):
             pass
         gateway.shutdown()
     assert time.monotonic() - began < 10
