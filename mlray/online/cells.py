@@ -12,7 +12,6 @@ base may hold partials only (see `tiles`).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
@@ -31,7 +30,7 @@ from mlray.online.tiles import Tiles, Tiling
 COMMIT = "__commit"
 BASE = b"\x00"
 _BATCH = b"\x01"
-_CHUNK = 4096
+_CHUNK, _CHUNK_BYTES = 4096, 16 << 20
 
 Codes = NDArray[np.int64]
 
@@ -138,8 +137,15 @@ def _out_of_order(rows: pa.Table, same: NDArray[np.bool_]) -> Codes:
 
 
 def chunks(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
-    """The cells, some thousand at a time."""
-    while some := list(islice(cells, _CHUNK)):
+    """The cells, some thousand or, of long ones, some megabytes at a time."""
+    some, size = list[Cell](), 0
+    for cell in cells:
+        some.append(cell)
+        size += len(cell.value)
+        if len(some) == _CHUNK or size >= _CHUNK_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
         yield some
 
 

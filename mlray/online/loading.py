@@ -20,7 +20,7 @@ from mlray.online.encoding import schema_text
 from mlray.online.record import Loading, ViewState, Written, in_turn, space
 from mlray.online.store import Cell, OnlineStore
 
-_CELLS_PER_WRITE, _ROWS_PER_WRITE = 10_000, 200_000
+_CELLS_PER_WRITE, _ROWS_PER_WRITE, _BYTES_PER_WRITE = 10_000, 200_000, 64 << 20
 """Of one transaction: a shared store is held up by it."""
 
 
@@ -44,13 +44,13 @@ class Load:
         rows = events.filter(pc.less_equal(events.column(TS), until))
         later = events.num_rows - rows.num_rows
         rows = rows.filter(pa.array(needed(self.view, rows, self.loading.since)))
-        waiting, count = list[Cell](), 0
+        waiting, count, size = list[Cell](), 0, 0
         for cell, held in base_cells(self._shape, rows, version, until, self.loading.since):
             waiting.append(cell)
-            count += held
-            if count >= _ROWS_PER_WRITE or len(waiting) == _CELLS_PER_WRITE:
+            count, size = count + held, size + len(cell.value)
+            if count >= _ROWS_PER_WRITE or len(waiting) == _CELLS_PER_WRITE or size >= _BYTES_PER_WRITE:
                 self._write(waiting, count)
-                waiting, count = [], 0
+                waiting, count, size = [], 0, 0
         self._write(waiting, count)
         self.loading = replace(self.loading, part=self.loading.part + 1, later=self.loading.later + later)
         if self.loading.part < self.loading.parts and not self._retyped:
@@ -90,8 +90,8 @@ class Load:
     def _finished(self, raw: bytes | None) -> Written:
         old = self._held(raw)
         version, until, before = self.loading.version, self.loading.until, shape_of(self.view, old.events)
-        settled = _settled(self.store, self._name, before, version, until)
-        kept = [_retyped(cell, before, self._shape) for cell in settled.stay] if self._retyped else []
+        settled = _settled(self.store, self._name, before, version, until, keep=self._retyped)
+        kept = [_retyped(cell, before, self._shape) for cell in settled.stay]
         gap = self.loading.later > settled.carried
         behind = gap or old.watermark is None
         state = replace(
@@ -163,8 +163,8 @@ def _whole(loading: Loading) -> Loading:
 
 @dataclass
 class _Settled:
-    """What a new base replaces: bases of an earlier load, and batches that lie wholly in it; the batches that stay, and
-    how many of their rows the base's version holds too, later than `until`.
+    """What a new base replaces: bases of an earlier load, and batches that lie wholly in it; the batches that stay,
+    where they are asked for, and how many of their rows the base's version holds too, later than `until`.
     """
 
     replaced: list[tuple[bytes, bytes, int]]
@@ -172,7 +172,7 @@ class _Settled:
     carried: int = 0
 
 
-def _settled(store: OnlineStore, name: str, shape: Shape, version: int, until: int) -> _Settled:
+def _settled(store: OnlineStore, name: str, shape: Shape, version: int, until: int, *, keep: bool) -> _Settled:
     found = _Settled([], [])
     for some in chunks(store.scan(name)):
         old = [cell for cell in some if cell.slot == BASE and cell.version < version]
@@ -185,7 +185,8 @@ def _settled(store: OnlineStore, name: str, shape: Shape, version: int, until: i
         stays = (outside[ends] > outside[ends - headers.rows]).tolist()
         gone = [*old, *(cell for cell, stay in zip(batches, stays, strict=True) if not stay)]
         found.replaced += [(cell.key, cell.slot, cell.version) for cell in gone]
-        found.stay += [cell for cell, stay in zip(batches, stays, strict=True) if stay]
+        if keep:
+            found.stay += [cell for cell, stay in zip(batches, stays, strict=True) if stay]
     return found
 
 

@@ -8,8 +8,9 @@ import pytest
 import mlray as ml
 from mlray.features.rows import events
 from mlray.features.types import INSTANT
-from mlray.online.cells import base_cells, batch_cells, shape_of
+from mlray.online.cells import base_cells, batch_cells, chunks, shape_of
 from mlray.online.codec import IN_ORDER
+from mlray.online.store import Cell
 
 NOON = 1_773_057_600_000_000
 
@@ -43,3 +44,13 @@ def test_bases_come_in_the_order_of_their_keys() -> None:
     assert [(cell.key[-1:], held) for cell, held in found] == [(b"a", 2), (b"b", 1), (b"c", 2), (b"d", 1)]
     shape = shape_of(view, events(view, rows).schema)
     assert [shape.base.plain(cell.value)[1][-1] for cell, _ in found] == [[1, 5], [3], [0, 4], [2]]
+
+
+@pytest.mark.parametrize(("count", "size", "parts"), [
+    (0, 0, []), (5_000, 10, [4096, 904]), (5, 10 << 20, [2, 2, 1]), (4096, 0, [4096]),
+])  # fmt: skip
+def test_what_is_scanned_comes_in_parts_of_bounded_number_and_size(count: int, size: int, parts: list[int]) -> None:
+    value = bytes(size)
+    cells = [Cell(b"%d" % i, b"", 1, value) for i in range(count)]
+    found = list(chunks(iter(cells)))
+    assert ([*map(len, found)], [cell for some in found for cell in some]) == (parts, cells)

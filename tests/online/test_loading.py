@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Barrier, Thread
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,11 @@ from mlray.errors import NotMaterialized, SchemaError, StoreError
 from mlray.features.rows import events
 from mlray.features.types import INSTANT, instants
 from mlray.materialize import materialize
-from mlray.online import state
+from mlray.online import loading, state
 from mlray.online.loading import Load, begin
+from mlray.online.memory import MemoryStore
 from mlray.online.retrieval import get_features
-from mlray.online.store import OnlineStore, open_store
+from mlray.online.store import Cell, OnlineStore, open_store
 
 NOON = 1_773_057_600_000_000
 MINUTE = 60_000_000
@@ -262,6 +264,33 @@ def test_a_record_that_is_damaged_or_newer_is_told() -> None:
         store.write(state.space(VIEW), (), state=raw)
         with pytest.raises(SchemaError, match="damaged, or of a newer mlray"):
             answers(store, 2)
+
+
+class Measured(MemoryStore):
+    """A store that notes how many cells each write brings."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.writes: list[int] = []
+
+    def write(self, space: str, cells: Iterable[Cell], **named: Any) -> int:
+        held = list(cells)
+        self.writes.append(len(held))
+        return super().write(space, held, **named)
+
+
+@pytest.mark.parametrize(("bound", "value"), [
+    ("_BYTES_PER_WRITE", 7 * 56), ("_CELLS_PER_WRITE", 7), ("_ROWS_PER_WRITE", 14),
+])
+def test_a_write_of_a_load_is_bounded_in_bytes_cells_and_rows(
+    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  40 keys of two rows, a cell of 56 bytes each
+    monkeypatch.setattr(loading, bound, value)
+    store = Measured(f"measured-{bound}")
+    state.load(store, VIEW, happened(1, 2), version=0, until=NOON + 5 * MINUTE, history=0)
+    assert [cells for cells in store.writes if cells] == [7, 7, 7, 7, 7, 5]
+    assert answers(store, 5) == [(2, 2)]
 
 
 def test_a_load_in_parts_holds_a_part_in_memory_at_a_time(tmp_path: Path) -> None:
