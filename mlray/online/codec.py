@@ -12,7 +12,7 @@ over rows. The schema itself lies in the state of the space; a value names it by
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -96,12 +96,10 @@ class Layout:
         )
         head = [("format", "u1"), ("flags", "u1"), ("schema", "S4"), ("rows", "<u4"), ("until", "<i8"), ("tail", "<u4")]
         self.single = np.dtype([*head, ("row", self._array)])
-        self.texts = [cell.type for cell in cells if cell.long]
-        plainly = not self._decimals and all(pa.types.is_string(k) or pa.types.is_binary(k) for k in self.texts)
-        self.codes = [cell.code for cell in cells] if plainly else None
-        """Of the cells of a row, for `struct`; None where they are neither values as `plain` gives them nor lengths of
-        `texts`.
-        """
+        self.long = [cell.type for cell in cells if cell.long]
+        """Types of the columns of which a row holds the length only."""
+        self.codes = [cell.code for cell in cells]
+        """Of the cells of a row, for `struct`: values as `plain` gives them, the bytes of decimals, or lengths."""
         self.alone = _FIXED.pack(FORMAT, IN_ORDER, self.id, 1, 0, 0)[:-_UNTIL_AND_TAIL]
         """How the header of a single row begins that lies in order, up to `until`."""
         self.full = bytes(sum(1 << b for b in range(8) if 8 * i + b < len(cells)) for i in range(self._flags))
@@ -182,7 +180,7 @@ class Layout:
                 raise self.damaged(value) from error
             end += length
         for i in self._decimals:
-            columns[i] = [int.from_bytes(digits, "little", signed=True) for digits in columns[i]]
+            columns[i] = [digits_of(cell) for cell in columns[i]]
         if flags is not None:
             for i, column in enumerate(columns):
                 columns[i] = [c if f[i // 8] >> i % 8 & 1 else None for c, f in zip(column, flags, strict=True)]
@@ -355,11 +353,21 @@ def _cut(heap: bytes, lengths: Sequence[int], kind: pa.DataType) -> list[Any]:
     """The values of a long column as Python objects."""
     _check_heap(sum(lengths), heap)
     pieces: Iterator[bytes] = (heap[start:end] for start, end in pairwise(accumulate(lengths, initial=0)))
+    return list(map(piece_reader(kind), pieces))
+
+
+def piece_reader(kind: pa.DataType) -> Callable[[bytes], Any]:
+    """From the bytes of a value of a long column to the value; ValueError or OSError for what are none of it."""
     if pa.types.is_string(kind):
-        return [piece.decode() for piece in pieces]
+        return bytes.decode
     if pa.types.is_binary(kind):
-        return list(pieces)
-    return [_value(piece, kind)[0].as_py() if piece else None for piece in pieces]
+        return bytes
+    return lambda piece: _value(piece, kind)[0].as_py() if piece else None
+
+
+def digits_of(cell: bytes) -> int:
+    """A decimal as it lies, without its point."""
+    return int.from_bytes(cell, "little", signed=True)
 
 
 def _check_heap(needed: int, heap: bytes) -> None:

@@ -4,10 +4,10 @@
     head    10 bytes: format, flags, id of the schema, one row
     until    8 bytes
     tail     4 bytes: none
-    lengths  4 bytes per text
+    lengths  4 bytes per text, list or other long value
     valid    a bit per column: it has a value
-    columns  of fixed width; of a text its length
-    texts    one after another
+    columns  of fixed width; of a long value its length
+    values   the long ones, one after another
 
 Head and tail are known beforehand, so two comparisons of bytes say that a record lies so.
 """
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from mlray.aggregation.window import Times
 from mlray.features.rows import TS
-from mlray.online.codec import Layout
+from mlray.online.codec import Layout, digits_of, piece_reader
 from mlray.online.store import VERSION
 
 _INTEGER = struct.Struct("<q")
@@ -34,10 +34,10 @@ class Latest:
     """The columns `names` of records of one row. A record is a version and a value, as the store has it."""
 
     def __init__(self, layout: Layout, names: Sequence[str]) -> None:
-        codes = dict(zip(layout.schema.names, layout.codes or (), strict=True))
+        codes = dict(zip(layout.schema.names, layout.codes, strict=True))
         kinds = dict(zip(layout.schema.names, layout.schema.types, strict=True))
         self._layout, self._head, self._tail, self._full = layout, layout.alone, bytes(_TAIL), layout.full
-        self._lengths = struct.Struct(f"<{len(layout.texts)}I")
+        self._lengths = struct.Struct(f"<{len(layout.long)}I")
         parts = accumulate([VERSION.size, len(self._head), _INTEGER.size, _TAIL, self._lengths.size, len(self._full)])
         self._head_at, self._until_at, self._tail_at, self._lengths_at, self._valid_at = starmap(slice, pairwise(parts))
         sizes = [struct.calcsize(f"<{code}") for code in codes.values()]
@@ -48,16 +48,12 @@ class Latest:
         self._timed, self._bits = bits[TS], [bit for name, bit in bits.items() if name in names]
         self._blank, self._nothing = bytes(self._values.size), [None] * len(names)
         lie = [name for name in codes if name in names]
-        long = [name for name in codes if pa.types.is_string(kinds[name]) or pa.types.is_binary(kinds[name])]
-        self._texts = [(lie.index(n) if n in names else None, pa.types.is_string(kinds[n])) for n in long]
-        """Per text its place among the columns that are read, and whether it is no bytes."""
+        long = [name for name, kind in kinds.items() if kind in layout.long]
+        self._long = [(lie.index(n) if n in names else None, piece_reader(kinds[n])) for n in long]
+        """Per long column its place among the columns that are read, and what makes its values of bytes."""
+        self._decimals = [lie.index(n) for n in names if pa.types.is_decimal(kinds[n])]
         self.even = not long
         self._picked = None if lie == list(names) else itemgetter(*map(lie.index, names))
-
-    @classmethod
-    def of(cls, layout: Layout, names: Sequence[str]) -> "Latest | None":
-        """None where a column is not told as it lies."""
-        return None if layout.codes is None else cls(layout, names)
 
     def time(self, record: bytes) -> int | None:
         """Of the row; None where the record lies otherwise."""
@@ -79,8 +75,8 @@ class Latest:
 
     def values(self, record: bytes) -> Sequence[Any]:
         values, valid = self._values.unpack_from(record), record[self._valid_at]
-        if self._texts:
-            values = self._with_texts(values, record)
+        if self._long or self._decimals:
+            values = self._whole(values, record)
         if valid != self._full:
             values = self._without(values, valid)
         return values if self._picked is None else self._picked(values)
@@ -93,7 +89,7 @@ class Latest:
         return self.values(record) if start <= time < end else self._nothing
 
     def many(self, records: list[bytes], start: int | Times, end: int | Times) -> list[Sequence[Any] | None]:
-        """`one` of each, where there are no texts (`even`); start, end: of all, or of each."""
+        """`one` of each, where there are no long columns (`even`); start, end: of all, or of each."""
         size = len(self._blank)
         if set(map(len, records)) != {size}:
             records = [record if len(record) == size else self._blank for record in records]
@@ -102,6 +98,8 @@ class Latest:
         lie = (grid[:, self._head_at] == np.frombuffer(self._head, np.uint8)).all(axis=1)
         lie &= (grid[:, self._tail_at] == 0).all(axis=1)
         valid, rows = grid[:, self._valid_at], list(self._values.iter_unpack(joined))
+        if self._decimals:
+            rows = [self._whole(row, b"") for row in rows]
         for i in np.flatnonzero((valid != np.frombuffer(self._full, np.uint8)).any(axis=1)).tolist():
             lie[i] &= bool(valid[i, self._timed[0]] & self._timed[1])
             rows[i] = self._without(rows[i], valid[i].tobytes())
@@ -111,15 +109,18 @@ class Latest:
             values[i] = self._nothing if lie[i] else None
         return values
 
-    def _with_texts(self, values: Sequence[Any], record: bytes) -> tuple[Any, ...]:
+    def _whole(self, values: Sequence[Any], record: bytes) -> tuple[Any, ...]:
+        """The values, those of which the row holds the digits or the length only in their place."""
         out, first = list(values), len(self._blank)
-        lengths = self._lengths.unpack_from(record, self._lengths_at.start)
+        for decimal in self._decimals:
+            out[decimal] = digits_of(out[decimal])
+        lengths = self._lengths.unpack_from(record, self._lengths_at.start) if self._long else ()
         try:
-            for (place, is_text), length in zip(self._texts, lengths, strict=True):
+            for (place, read), length in zip(self._long, lengths, strict=True):
                 piece, first = record[first : first + length], first + length
                 if place is not None:
-                    out[place] = piece.decode() if is_text else piece
-        except UnicodeDecodeError as error:
+                    out[place] = read(piece)
+        except (ValueError, OSError) as error:
             raise self._layout.damaged(record[VERSION.size :]) from error
         return tuple(out)
 

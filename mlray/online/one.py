@@ -60,8 +60,10 @@ class One:
         self._empty: Columns = [()] * len(schema.names)
         self.bare = not shape.view.aggregates and self._known is None
         """Whether one visible row is the whole answer."""
-        self._base = Latest.of(shape.base, self.names) if self.bare else None
-        self._batch = Latest.of(shape.batch, self.names) if self.bare else None
+        self.flat = self.bare and not any(map(pa.types.is_nested, self.types))
+        """Whether it is looked up faster than put into columns, also of many keys."""
+        self._base = Latest(shape.base, self.names) if self.bare else None
+        self._batch = Latest(shape.batch, self.names) if self.bare else None
         self._timeless = shape.view.source.timestamp is None
         self._how = shape.view.source.lag_us, shape.view.ttl_us, shape.view.closed
 

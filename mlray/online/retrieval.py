@@ -214,7 +214,7 @@ class Reader:
 
     def read(self, rows: pa.Table | Rows, at: Instants, *, status: Asked = False) -> Vectors:
         """One vector per row, in order, as `get_features` describes."""
-        if not status and (len(at) <= self._few or (self._few and self._bare())):
+        if not status and (len(at) <= self._few or (self._few and self._flat())):
             vectors = self._one_by_one(self._views or self._looked_up(), rows, at)
             if vectors is not None:
                 return vectors
@@ -235,9 +235,9 @@ class Reader:
                 asked = [replace(one, view=view) for one, view in zip(asked, views, strict=True)]
                 return self._in_columns(asked, [[*held.cells] for held in found], table, at, status)
 
-    def _bare(self) -> bool:
-        """Whether all that is read are latest values, which are looked up faster than they are put into columns."""
-        return all(view.one is not None and view.one.bare for view in self._views or self._looked_up())
+    def _flat(self) -> bool:
+        """Whether all that is read are latest values that are looked up faster than they are put into columns."""
+        return all(view.one is not None and view.one.flat for view in self._views or self._looked_up())
 
     def _one_by_one(self, views: list[_View], rows: pa.Table | Rows, at: Instants) -> Vectors | None:
         """None where a view or the cells of a key need columns, or events have another schema by now."""

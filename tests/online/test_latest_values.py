@@ -1,6 +1,7 @@
 """Latest values: few and many at once, as they lie in one base of one row or otherwise, the same as in columns."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlray.online.store import VERSION, OnlineStore, open_store
 
 NOON = 1_773_057_600_000_000
 MINUTE = 60_000_000
+DECIMALS = [None, Decimal("0.00"), Decimal("-0.01"), Decimal("1E+35")]
 
 
 def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureService:
@@ -27,7 +29,7 @@ def loaded(store: OnlineStore, rng: Random, **declared: Any) -> ml.FeatureServic
     null.
     """
     source = ml.DeltaSource("s", path="s", timestamp="at", lag=ml.minutes(rng.choice([0, 2])))
-    features = ["x", "n", "t"][: rng.choice([2, 3])]
+    features = rng.choice([["x", "n"], ["x", "n", "t"], ["n", "d"], ["l", "d", "t"]])
     view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=features, **declared)
     state.load(store, view, happened(view, rng, range(30)), version=1, until=NOON, history=0)
     state.push(store, view, happened(view, rng, range(8, 12)), version=1, whole=False)  # which the load has already
@@ -40,6 +42,8 @@ def happened(view: ml.FeatureView, rng: Random, keys: Sequence[int], last: int =
     xs = [rng.random() if k % 7 else None for k in keys]
     n, t = [rng.randrange(100) for _ in keys], [rng.choice([None, "", "é" * k]) for k in keys]
     columns = {"k": list(keys), "at": at, "x": pa.array(xs, pa.float64()), "n": n, "t": pa.array(t, pa.string())}
+    d, lists = [rng.choice(DECIMALS) for _ in keys], [rng.choice([None, [], [1, None, k]]) for k in keys]
+    columns |= {"d": pa.array(d, pa.decimal128(38, 2)), "l": pa.array(lists, pa.list_(pa.int64()))}
     return events(view, pa.table(columns))
 
 
@@ -67,12 +71,12 @@ def test_a_key_with_a_later_batch_is_answered_beside_the_others() -> None:
     service = loaded(store, Random(0))
     keys, at = pa.table({"k": range(30)}), instants(pa.array([NOON + 9 * MINUTE] * 30, INSTANT), "at")
     before = Reader(store, service).read(keys, at).to_pylist()
-    late = {"x": 0.5, "n": 70, "t": "late"}
-    table = pa.Table.from_pylist([{"k": 9, **late}]).append_column("at", pa.array([NOON + MINUTE], INSTANT))
-    state.push(store, service.views[0], events(service.views[0], table), version=2, whole=False)
+    late = happened(service.views[0], Random(1), [9], last=9)
+    late = late.set_column(late.schema.get_field_index(TS), TS, [[NOON + MINUTE]])
+    state.push(store, service.views[0], late, version=2, whole=False)
     assert Reader(store, service).read(keys, at).to_pylist() == [
         *before[:9],
-        {name: late[name] for name in service.names},
+        late.select(service.names).to_pylist()[0],
         *before[10:],
     ]
 
@@ -137,6 +141,16 @@ def test_texts_and_bytes_are_cut_from_what_follows() -> None:
         latest.one(lying[0].replace("é".encode(), b"\xff\xff"), 0, 9)
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int8()), pa.decimal128(9, 2)], ids=str)
-def test_lists_and_decimals_are_not_read_so(kind: pa.DataType) -> None:
-    assert Latest.of(Layout(pa.schema([("t", kind), (TS, pa.int64())])), ["t"]) is None
+def test_decimals_are_their_digits_and_lists_are_lists() -> None:
+    digits = pa.array([Decimal("-1.50"), None], pa.decimal128(9, 2))
+    rows = pa.table({"d": digits, TS: [1, 2], "l": pa.array([[1, None], []], pa.list_(pa.int8()))})
+    lying = [record(0, 1, rows=rows), record(1, 2, rows=rows)]
+    latest = Latest(Layout(rows.schema), ["l", "d"])
+    assert [latest.one(each, 0, 9) for each in lying] == [([1, None], -150), ([], None)]
+    with pytest.raises(SchemaError, match="materialize the view again"):
+        Latest(Layout(rows.schema), ["l"]).one(lying[0][:-1] + b"!", 0, 9)
+    flat = rows.drop_columns(["l"])
+    assert Latest(Layout(flat.schema), ["d"]).many([record(0, 1, rows=flat), record(1, 2, rows=flat)], 0, 9) == [
+        (-150,),
+        (None,),
+    ]
