@@ -1,5 +1,7 @@
 """What is refused at the door, whole and with a reason; and what is large and still taken."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,30 @@ def test_a_key_of_a_megabyte_is_a_key_like_any_other(platform: ml.Platform) -> N
     platform.ingest("payments", rows(long, long, other))
     answer = platform.get_features(service, [{"user": long}, {"user": other}], at=NOON + timedelta(hours=1))
     assert answer["amount_sum_lifetime"].to_pylist() == [2.0, 1.0]
+
+
+FULL_LAKE = """
+import os, resource, sys
+from mlray import Settings, connect
+from mlray.errors import StoreError
+import pyarrow as pa
+
+platform = connect(Settings(lake=sys.argv[1]))
+at = pa.array([int(sys.argv[2])]).cast(pa.timestamp("us", tz="UTC"))
+call = {"user": [os.urandom(100_000).hex()], "at": at, "amount": [1.0]}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    platform.ingest("payments", pa.table(call), idempotency_key="a")
+except StoreError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(platform.ingest("payments", pa.table(call), idempotency_key="a").version)
+"""
+
+
+def test_a_lake_without_room_is_an_error_and_the_same_call_counts_once_there_is(platform: ml.Platform) -> None:
+    command = [sys.executable, "-c", FULL_LAKE, platform.settings.lake, str(int(NOON.timestamp() * 1_000_000))]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # a thread of delta-rs may panic
+    error, version = ended.stdout.splitlines()
+    assert (f"source payments: {platform.settings.lake}/payments cannot be written:" in error, version) == (True, "1")
+    assert DeltaTable(f"{platform.settings.lake}/payments").to_pyarrow_table().num_rows == 2

@@ -348,6 +348,27 @@ def test_a_store_that_goes_away_loses_nothing_and_is_made_complete_when_it_is_ba
     writer.stop()
 
 
+def test_who_watches_is_told_of_each_commit_and_of_the_newest_event_also_while_nothing_comes(
+    platform: ml.Platform, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlray.writer.writer.REPAIR_EVERY", 0.01)
+    told, later = list[Any](), Event()
+
+    def watch(source: str, waited: Sequence[float], newest: int | None) -> None:
+        told.append((source, len(waited), newest))
+        if not waited:
+            later.set()
+            raise ValueError("of no consequence")
+
+    writer = Writer(platform.settings.lake, store, clock=lambda: NOW, watch=watch)
+    assert writer.ingest(payments, rows(10, 20)).rows == 2
+    writer.start()
+    assert later.wait(30)
+    assert writer.ingest(payments, rows(30)).rows == 1
+    writer.stop()
+    assert {*told} == {("payments", 1, NOW), ("payments", 0, NOW)}
+
+
 def test_a_view_that_came_into_force_while_a_writer_runs_is_fed(platform: ml.Platform, store: OnlineStore) -> None:
     writer = Writer(platform.settings.lake, store, clock=lambda: NOW)
     writer.ingest(payments, rows(10))

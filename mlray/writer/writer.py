@@ -60,7 +60,9 @@ class Stats:
 
 
 Watch = Callable[[str, Sequence[float], int | None], None]
-"""Told of each commit: the source, the seconds of each call, and the newest readable event."""
+"""Told of each commit: the source, the seconds of each call, and the newest readable event; and of the last of these
+now and then while nothing comes, for it grows older.
+"""
 
 
 class Writer:
@@ -129,7 +131,7 @@ class Writer:
             self._source(source).repair()
 
     def start(self) -> None:
-        """`repair` now and then, in a thread of its own, until `stop`."""
+        """`repair`, and to tell who watches, now and then, in a thread of its own, until `stop`."""
         self._keeper = Thread(target=self._keep, name="mlray-writer-keeper", daemon=True)
         self._keeper.start()
 
@@ -170,6 +172,8 @@ class Writer:
         self.repair()
         while not self._ended.wait(REPAIR_EVERY):
             self.repair()
+            for one in list(self._sources.values()):
+                one.tell(())
 
 
 class _Source:
@@ -211,6 +215,13 @@ class _Source:
             self.problem,
         )  # fmt: skip
 
+    def tell(self, waited: Sequence[float]) -> None:
+        """Who watches, of the calls that were answered and the newest readable event."""
+        try:
+            self._watch(self.feed.source.name, waited, self.feed.newest)
+        except Exception:  # who only watches must not stop the writer
+            logger.exception("%s: it could not be told of", self._name)
+
     def join(self) -> None:
         """Returns when no fold is under way."""
         if self._folding is not None:
@@ -223,7 +234,7 @@ class _Source:
     def _done(self, done: Done) -> None:
         self._rows, self._calls, self._commits = self._rows + done.rows, self._calls + done.calls, self._commits + 1
         self._waited.extend(done.waited)
-        self._watch(self.feed.source.name, done.waited, self.feed.newest)
+        self.tell(done.waited)
         if self._fold and self._commits % self._fold == 0 and (self._folding is None or not self._folding.is_alive()):
             self._folding = Thread(target=self._folded, name=f"{self._name}: fold")
             self._folding.start()
