@@ -16,12 +16,15 @@ from real_port import served
 import mlray as ml
 from mlray.errors import Busy, StoreError, Unanswered
 from mlray.ingest import Ingested
+from mlray.online.store import OnlineStore
 from mlray.serving.answer import Problem, Taken
 from mlray.serving.config import Config
 from mlray.serving.events import Events
 from mlray.serving.prediction_log import PredictionLog
 from mlray.serving.server import create_app
+from mlray.writer import writer
 from mlray.writer.writer import Writer
+from tests.redis_server import RedisServer, redis_call, running, until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOW = int(NOON.timestamp() * 1_000_000)
@@ -38,9 +41,9 @@ unmade = ml.FeatureView("unmade", entity=user, source=ml.DeltaSource("unmade", p
 class Till:
     """A lake with one payment of 1, and clients of applications over it."""
 
-    def __init__(self, path: Path, running: ExitStack) -> None:
+    def __init__(self, path: Path, running: ExitStack, **settings: Any) -> None:
         self.path, self._running = path, running
-        self.platform = ml.connect(ml.Settings(lake=path))
+        self.platform = ml.connect(ml.Settings(lake=path, **settings))
         self.platform.apply(service)
         self.platform.ingest("payments", pa.table({
             "user_id": [7], "at": [NOON], "amount": [1.0], "small": pa.array([1], pa.int8()),
@@ -155,6 +158,42 @@ def test_what_may_be_tried_again_says_when(till: Till, error: Exception, status:
 
     response = till.client(refuse).post(PATH, json={"rows": [row()]})
     assert (response.status_code, response.headers["Retry-After"]) == (status, retry)
+
+
+class Dying:
+    """A real store whose server is killed at the next write, between Delta and the store."""
+
+    def __init__(self, store: OnlineStore, server: RedisServer) -> None:
+        self._store, self._server = store, server
+
+    def write(self, *arguments: Any, **named: Any) -> int:
+        self._server.kill()
+        self.write = self._store.write  # type: ignore[method-assign]
+        return self._store.write(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_redis_that_goes_away_in_the_middle_is_a_503_and_once_back_has_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "REPAIR_EVERY", 0.1)
+    with running(tmp_path, appendonly="yes", appendfsync="always") as server, ExitStack() as stack:
+        till = Till(tmp_path / "lake", stack, online=server.url)
+        till.writer = Writer(str(till.path), Dying(till.platform.online, server), clock=lambda: NOW)  # type: ignore[arg-type]
+        before, client = till.rows(), till.client()
+        call = {"rows": [row()], "idempotency_key": "k"}
+        refused = client.post(PATH, json=call)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert "is it running, and reachable from here?" in refused.json()["message"]
+        till.writer.start()
+        server.start()
+        until(lambda: "'loading': 0" in str(redis_call(server.url, "INFO", "persistence")))
+        until(lambda: till.total() == 11.0)  # by itself, before the call is repeated
+        again = client.post(PATH, json=call)
+        assert (again.status_code, again.json()["rows"], till.rows(), till.total()) == (200, 0, before + 1, 11.0)
+        till.writer.stop()
 
 
 def test_the_route_is_described(client: httpx.Client) -> None:
