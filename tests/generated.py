@@ -250,6 +250,11 @@ def split(world: World) -> list[World]:
     return parts
 
 
+def everywhere(world: World) -> World:
+    """The same events and instants behind a view of one global row."""
+    return replace(world, view=replace(world.view, keys=()), queries=[((), q) for _, q in world.queries])
+
+
 def expected(world: World) -> list[dict[str, Any]]:
     """The oracle's answer to every spine row."""
     answers: dict[Any, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ The cuts lie in Ray's object store, which spills to disk; a lost one is computed
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,35 +16,44 @@ from numpy.typing import NDArray
 
 from mlray.features import keys as typed_keys
 from mlray.features.rows import KNOWN, TS, events, raw_columns
+from mlray.features.types import instants
 from mlray.features.view import FeatureView
 from mlray.offline import scan
 from mlray.offline.answer import spine_keys
 from mlray.offline.bucket import buckets
 from mlray.offline.cutting import GROUP_BYTES, cut, together
 from mlray.offline.plan import Bounds, Group, Read
-from mlray.offline.spine import ROW, Block, placed
+from mlray.offline.spine import ROW, Block, in_schema, placed
 from mlray.offline.tasks import fetched, task
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
 
+_INSTANTS = 4096
+"""Instants of a block of the spine that are looked at to cut it by time."""
+
 Buckets = NDArray[np.int64]
 
 
-def spine_buckets(rows: pa.Table, group: Group) -> Buckets:
-    """The bucket of every row of a spine with `__row`; rows whose key has a null are spread."""
+def spine_buckets(rows: pa.Table, group: Group, timestamp: str) -> Buckets:
+    """The bucket of every row of a spine with `__row`: by key, and without keys by time; rows whose key has a null are
+    spread.
+    """
     if not group.keys:
-        return np.zeros(rows.num_rows, dtype=np.int64)
+        at = instants(rows.column(timestamp), f"spine column '{timestamp}'")
+        return np.searchsorted(np.array(group.cuts, dtype=np.int64), at.floor, side="right")
     columns = spine_keys(group.reads[0].bound, rows, group.types)
     found = buckets(pa.table(columns, names=list(group.types.names)), group.parts)
     whole = typed_keys.complete(columns, rows.num_rows)
     return found if whole.all() else np.where(whole, found, rows.column(ROW).to_numpy() % group.parts)
 
 
-def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Iterator[pa.Table]:
+def cut_spine(
+    block: pa.Table, offset: int, schema: pa.Schema, group: Group, timestamp: str
+) -> Iterator[pa.Table]:
     """A block of the spine, with `__row`, by the parts of the training set."""
     rows = placed(block, schema, offset)
-    return cut(rows, spine_buckets(rows, group), group.parts)
+    return cut(rows, spine_buckets(rows, group, timestamp), group.parts)
 
 
 def cut_questions(
@@ -51,9 +61,9 @@ def cut_questions(
 ) -> Iterator[pa.Table]:
     """What a group that is not the final one needs of a block: its keys, the instant, `__row` and `__to`."""
     rows = placed(block, schema, offset)
-    to = pa.array(spine_buckets(rows, final).astype(np.int32))
+    to = pa.array(spine_buckets(rows, final, timestamp).astype(np.int32))
     asked = rows.select(list(dict.fromkeys([*group.keys, timestamp, ROW]))).append_column(TO, to)
-    return cut(asked, spine_buckets(rows, group), group.parts)
+    return cut(asked, spine_buckets(rows, group, timestamp), group.parts)
 
 
 def cut_events(view: FeatureView, rows: pa.Table, bounds: Bounds, types: pa.Schema, count: int) -> Iterator[pa.Table]:
@@ -73,7 +83,7 @@ def within(found: pa.Table, bounds: Bounds) -> pa.Table:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cuts:
     """What was cut. pieces: per block one reference per bucket; counts: per block one reference to the rows of each."""
 
@@ -84,15 +94,27 @@ class Cuts:
         """The pieces of one bucket, in the order of the blocks."""
         return tuple(pieces[bucket] for pieces in self.pieces)
 
+    def done(self) -> None:
+        """Waits until all is cut; raises what a task raised."""
+        ray.get(self.counts)
+
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """The rows of every bucket; waits until all is cut, and raises what a task raised."""
+        """The rows of every bucket; as `done`."""
         rows: NDArray[np.int64] = np.sum(ray.get(self.counts), axis=0, dtype=np.int64)
         return rows
 
 
-def exchange_spine(blocks: Sequence[Block], schema: pa.Schema, group: Group) -> Cuts:
+def time_cuts(blocks: Sequence[Block], schema: pa.Schema, timestamp: str, parts: int) -> tuple[int, ...]:
+    """Instants in microseconds that cut a spine into so many parts of about as many rows."""
+    found = ray.get([_instants.remote(block.ref, schema, timestamp) for block in blocks])
+    some = np.sort(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+    return tuple(int(some[len(some) * i // parts]) for i in range(1, parts)) if len(some) else ()
+
+
+def exchange_spine(blocks: Sequence[Block], schema: pa.Schema, group: Group, timestamp: str) -> Cuts:
     """Starts cutting the spine into the parts of the training set."""
-    return _started(_cut_spine, group.parts, [(block.ref, block.offset, schema, group) for block in blocks])
+    return _started(_cut_spine, group.parts, [(block.ref, block.offset, schema, group, timestamp) for block in blocks])
 
 
 def exchange_questions(
@@ -139,8 +161,15 @@ def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cut
 
 
 @task
-def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group) -> Any:
-    return returned(cut_spine(block, offset, schema, group))
+def _instants(block: pa.Table, schema: pa.Schema, timestamp: str) -> NDArray[np.int64]:
+    at = instants(in_schema(block, schema).column(timestamp), f"spine column '{timestamp}'")
+    known = at.floor[at.valid]
+    return known[:: max(len(known) // _INSTANTS, 1)]
+
+
+@task
+def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group, timestamp: str) -> Any:
+    return returned(cut_spine(block, offset, schema, group, timestamp))
 
 
 @task

@@ -22,45 +22,48 @@ from mlray._ray_compat import dataset_of, mlray_errors
 from mlray.errors import MlrayError
 from mlray.features.rows import event_schema, events
 from mlray.features.service import FeatureService
+from mlray.features.types import instants
 from mlray.features.view import BoundView
-from mlray.offline import layout, scan
-from mlray.offline.answer import Held, answer, answer_part, finished, held, spine_keys
+from mlray.offline import inputs, layout, scan
+from mlray.offline.answer import Held, answer, finished, held, spine_keys
 from mlray.offline.cutting import cut
-from mlray.offline.delta import File
 from mlray.offline.exchange import (
     TO,
     Cuts,
     exchange_answers,
-    exchange_events,
     exchange_questions,
     exchange_spine,
     gather,
     returned,
+    time_cuts,
     within,
 )
+from mlray.offline.inputs import Input
 from mlray.offline.plan import Group, Read, groups, without_files
+from mlray.offline.sliced import LIMIT, answer_part
 from mlray.offline.spine import ROW, Spine, placed
 from mlray.offline.tasks import as_done, fetched, keep_memory, task
 
 _log = logging.getLogger("mlray")
-_FEW = 16_384
-"""Spine rows of a part that are worth a look at which row groups of the events they need."""
+_MOST_ROWS = 2_000_000
+"""Spine rows of a part: of a bucket with more, where a key is asked for often, parts take turns in order of time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """Some rows of the training set, and where what they need lies.
 
-    spine: references to pieces of the spine; offset: the position of the first row where they are no pieces but a
-    block; events: per reading of the group references to pieces, or files of a managed copy; answers: per other group
-    references to pieces.
+    spine: references to pieces of the spine; share: (i, n), the i-th n-th of their rows in order of time; offset: the
+    position of the first row where they are no pieces but a block; events: per reading of the group where they lie;
+    answers: per other group references to pieces.
     """
 
     index: int
     rows: int
     spine: tuple[Any, ...]
+    share: tuple[int, int] = (0, 1)
     offset: int | None = None
-    events: tuple[tuple[Any, ...], ...] = ()
+    events: tuple[Input, ...] = ()
     answers: tuple[tuple[Any, ...], ...] = ()
 
 
@@ -98,7 +101,8 @@ class Join:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         types = {read.index: _key_types(read) for read in self.reads if read.join != "broadcast"}
-        return groups(self.reads, types, self.spine.rows)
+        found = groups(self.reads, types, self.spine.rows)
+        return tuple(group if group.keys else self._by_time(group) for group in found)
 
     @cached_property
     def context(self) -> Context:
@@ -115,14 +119,15 @@ class Join:
         with mlray_errors():
             if not self.groups:
                 return tuple(
-                    Part(i, block.rows, (block.ref,), block.offset) for i, block in enumerate(self.spine.blocks)
+                    Part(i, block.rows, (block.ref,), offset=block.offset) for i, block in enumerate(self.spine.blocks)
                 )
             return self._keyed_parts()
 
     @property
     def shape(self) -> list[Any]:
         """What decides which rows each part has, of one spine and one version of every source; fit for JSON."""
-        return [[[group.keys, group.parts] for group in self.groups], [part.rows for part in self.parts]]
+        split = [[group.keys, group.parts, group.cuts] for group in self.groups]
+        return [split, [part.rows for part in self.parts]]
 
     def dataset(self) -> Any:
         """The lazy ray.data.Dataset of the finished rows, with `__row`."""
@@ -135,39 +140,38 @@ class Join:
         context = ray.put(self.context)
         return [table for _, table in as_done(lambda part: _compute.remote(part, context), self.parts)]
 
+    def _by_time(self, group: Group) -> Group:
+        return replace(group, cuts=time_cuts(self.spine.blocks, self.spine.schema, self.timestamp, group.parts))
+
     def _keyed_parts(self) -> tuple[Part, ...]:
         final, *others = self.groups
-        blocks, schema = self.spine.blocks, self.spine.schema
-        mine = exchange_spine(blocks, schema, _slim(final))
+        mine = exchange_spine(self.spine.blocks, self.spine.schema, _slim(final), self.timestamp)
         answers = [self._answers(group, final) for group in others]
-        inputs = [_inputs(read, final) for read in final.reads]
-        rows = mine.rows()
-        _wait(cuts for cuts in (*answers, *inputs) if isinstance(cuts, Cuts))
-        kept = [b for b in range(final.parts) if rows[b]] or [0]
+        found = self._buckets(final, mine)
+        _wait(answers)
         return tuple(
-            Part(
-                index,
-                int(rows[b]),
-                mine.of(b),
-                events=tuple(_bucket(given, b) for given in inputs),
-                answers=tuple(cuts.of(b) for cuts in answers),
-            )
-            for index, b in enumerate(kept)
+            replace(part, index=i, answers=tuple(cuts.of(bucket) for cuts in answers))
+            for i, (bucket, part) in enumerate(found)
         )
 
     def _answers(self, group: Group, final: Group) -> Cuts:
         """The answers of a group that is not the final one, cut by the part that each row belongs to."""
         asked = exchange_questions(self.spine.blocks, self.spine.schema, _slim(group), _slim(final), self.timestamp)
-        inputs = [_inputs(read, group) for read in group.reads]
-        rows = asked.rows()
-        _wait(cuts for cuts in inputs if isinstance(cuts, Cuts))
         context = ray.put(Context(self.service, self.spine.schema, self.timestamp, _slim(group)))
-        parts = [
-            Part(b, int(rows[b]), asked.of(b), events=tuple(_bucket(given, b) for given in inputs))
-            for b in range(group.parts)
-            if rows[b] or b == 0
-        ]
+        parts = [part for _, part in self._buckets(group, asked)]
         return exchange_answers(_answer_elsewhere, final.parts, [(part, context, final.parts) for part in parts])
+
+    def _buckets(self, group: Group, asked: Cuts) -> list[tuple[int, Part]]:
+        """Every bucket that has rows, at least one, as parts, with its number."""
+        events = [(read, inputs.moved(read, group)) for read in group.reads]
+        rows = asked.rows.tolist()
+        _wait(cuts for _, cuts in events if cuts is not None)
+        kept = [b for b in range(group.parts) if rows[b]] or [0]
+        return [
+            (b, replace(part, events=tuple(inputs.bucket(*given, group, self.spine.span, b) for given in events)))
+            for b in kept
+            for part in shares(Part(b, rows[b], asked.of(b)), _MOST_ROWS)
+        ]
 
 
 class Kept(Join):
@@ -206,11 +210,11 @@ class Kept(Join):
         return [gather(part.spine) for part in self.parts]
 
 
-def compute(part: Part, context: Context) -> pa.Table:
-    """The finished rows of a part, with `__row`."""
+def compute(part: Part, context: Context, limit: int = LIMIT) -> pa.Table:
+    """The finished rows of a part, with `__row`. limit: of the events that are answered at once."""
     if context.done:
         return gather(part.spine)
-    spine, answers = answered(part, context)
+    spine, answers = answered(part, context, limit)
     for group, refs in zip(context.others, part.answers, strict=True):
         answers |= arrived(group.reads, gather(refs), spine.column(ROW).to_numpy())
     for read in context.wide:
@@ -220,45 +224,42 @@ def compute(part: Part, context: Context) -> pa.Table:
     return finished(context.service, spine, answers, context.timestamp)
 
 
-def answered(part: Part, context: Context) -> tuple[pa.Table, dict[BoundView, pa.Table]]:
+def answered(part: Part, context: Context, limit: int = LIMIT) -> tuple[pa.Table, dict[BoundView, pa.Table]]:
     """The spine rows of a part, and the answers of its group."""
     rows = gather(part.spine)
     if part.offset is not None:
         rows = placed(rows, context.schema, part.offset)
     if context.group is None:
         return rows, {}
-    spine = by_key(rows, context.group)
+    spine = by_key(share_of(rows, part.share, context.timestamp), context.group)
     answers = {}
-    for read, source in zip(context.group.reads, part.events, strict=True):
-        found = bucket_events(read, source, _wanted(read, spine))
-        answers[read.bound] = answer_part(read.bound, found, spine, context.timestamp)
+    for read, given in zip(context.group.reads, part.events, strict=True):
+        found = inputs.pieces(read, given, inputs.few_keys(read, spine), limit)
+        answers[read.bound] = answer_part(read.bound, found, spine, context.timestamp, limit)
     return spine, answers
 
 
-def bucket_events(read: Read, source: Sequence[Any], wanted: scan.Among | None = None) -> pa.Table:
-    """The events of one bucket, from files of a managed copy (only row groups that may hold a wanted key) or pieces."""
-    if not source or isinstance(source[0], File):
-        return events(read.view, scan.read(source, read.table.schema, read.columns, read.who, wanted))
-    return gather(source)
+def shares(part: Part, limit: int) -> Iterator[Part]:
+    """The part, or several that have at most so many of its rows each."""
+    count = max(-(-part.rows // limit), 1)
+    for i in range(count):
+        first, last = _range(part.rows, (i, count))
+        yield replace(part, rows=last - first, share=(i, count))
 
 
-def _wanted(read: Read, spine: pa.Table) -> scan.Among | None:
-    """The keys that few spine rows ask for; only the first part of a key, and only if the table spells it itself."""
-    key = read.view.keys[0]
-    if spine.num_rows > _FEW or key in read.view.source.select:
-        return None
-    kind = read.table.schema.field(key).type
-    column = spine.column(read.bound.spine_keys[0]).drop_null()
-    if pa.types.is_string(kind):
-        column = column.cast(pa.string()).cast(pa.binary())
-    elif not pa.types.is_integer(kind):
-        return None
-    values = sorted(column.unique().to_pylist())
-    return scan.Among(key, values) if values else None
+def share_of(rows: pa.Table, share: tuple[int, int], timestamp: str) -> pa.Table:
+    """The rows of one of several parts, in order of time."""
+    if share == (0, 1):
+        return rows
+    first, last = _range(rows.num_rows, share)
+    at = instants(rows.column(timestamp), f"spine column '{timestamp}'")
+    return rows.take(pa.array(np.argsort(at.floor, kind="stable")[first:last]))
 
 
 def by_key(rows: pa.Table, group: Group) -> pa.Table:
     """The rows in an order in which searches for them walk forward through the events; those of a key as they come."""
+    if not group.keys:
+        return rows
     keys = spine_keys(group.reads[0].bound, rows, group.types)
     names = [f"key{i}" for i in range(len(keys))]
     frame = pl.DataFrame(pl.from_arrow(pa.table(keys, names=names)))
@@ -314,18 +315,15 @@ def _hold(read: Read) -> Held:
     return held(read.view, within(events(read.view, raw), read.bounds))
 
 
-def _inputs(read: Read, group: Group) -> Cuts | layout.Layout:
-    return read.layout if read.layout is not None else exchange_events(read, group)
-
-
-def _bucket(given: Cuts | layout.Layout, bucket: int) -> tuple[Any, ...]:
-    """With powers of two, a bucket of many lies in bucket modulo few."""
-    return given.of(bucket) if isinstance(given, Cuts) else given.files(bucket % given.buckets)
+def _range(rows: int, share: tuple[int, int]) -> tuple[int, int]:
+    """The first row of a share, and the first one after it."""
+    index, count = share
+    return rows * index // count, rows * (index + 1) // count
 
 
 def _wait(cuts: Iterable[Cuts]) -> None:
     for one in cuts:
-        one.rows()
+        one.done()
 
 
 def _refreshed(read: Read, lake: str) -> Read:

@@ -2,7 +2,8 @@
 
 - broadcast: a small table is read and ordered by one task, and every block of the spine meets all of it.
 - co-partitioned: the table has a managed copy in buckets of the key; only the spine is moved, one task per bucket.
-- shuffle: any other table; its events, too, are moved into buckets of the key.
+- shuffle: any other table; its events, too, are moved into buckets of the key. Without a key the spine is moved into
+  ranges of time, and each part reads what it can meet of the table's files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,13 +88,15 @@ class Read:
 class Group:
     """Readings by the same spine columns and key types: one partitioning of the spine serves them all.
 
-    parts: a power of two, at least the number of buckets of every managed copy among them.
+    parts: a power of two, at least the number of buckets of every managed copy among them; cuts: without keys, the
+    instants in microseconds, in order, at which a part ends and the next begins.
     """
 
     keys: tuple[str, ...]
     types: pa.Schema
     reads: tuple[Read, ...]
     parts: int
+    cuts: tuple[int, ...] = ()
 
 
 def plan(
@@ -118,16 +121,25 @@ def _planned(
 ) -> Read:
     view = bound.view
     bounds = event_bounds(view, span)
-    files = _files(view, table, bounds) if span is not None else ()
+    files = files_within(view, table.files, bounds) if span is not None else ()
     read = Read(index, bound, table, join, "as asked", bounds, files, asked=join)
     small = f"{read.rows:,} rows, {read.size:,} bytes"
+    fits = read.rows <= BROADCAST_ROWS and read.size <= BROADCAST_BYTES
     if not view.keys:
-        return replace(read, join="broadcast", reason="one global row: there is no key to partition by")
-    if join == "auto" and read.rows <= BROADCAST_ROWS and read.size <= BROADCAST_BYTES:
+        return _global(read, fits or join == "broadcast")
+    if join == "auto" and fits:
         return replace(read, join="broadcast", reason=f"{small}: small enough to share with every worker")
     if join in ("auto", "co-partitioned"):
         return _copied(read, lake, join)
     return read
+
+
+def _global(read: Read, shared: bool) -> Read:
+    """One global row has no key to part by. Of a table without time there is nothing that some part does not need."""
+    if shared or read.view.source.timestamp is None:
+        return replace(read, join="broadcast", reason="one global row: there is no key to partition by")
+    text = f"{read.rows:,} rows, {read.size:,} bytes of one global row: parted by the spine's time"
+    return replace(read, join="shuffle", reason=text)
 
 
 def _copied(read: Read, lake: str, join: Strategy) -> Read:
@@ -166,12 +178,12 @@ def event_bounds(view: FeatureView, span: tuple[int, int] | None) -> Bounds:
     return Bounds(None if low is None or low < EARLIEST else low, max(high, EARLIEST), known)
 
 
-def _files(view: FeatureView, table: delta.Table, bounds: Bounds) -> tuple[delta.File, ...]:
+def files_within(view: FeatureView, files: tuple[delta.File, ...], bounds: Bounds) -> tuple[delta.File, ...]:
     """The files that may hold rows within the bounds; of columns that `select` replaces nothing is known."""
-    files, source = table.files, view.source
+    source = view.source
     if source.timestamp is not None and source.timestamp not in source.select:
         files = scan.pruned(files, source.timestamp, bounds.low, bounds.high)
-    if source.known_at is not None and source.known_at not in source.select and source.known_at in table.schema.names:
+    if source.known_at is not None and source.known_at not in source.select:
         files = scan.pruned(files, source.known_at, None, bounds.known)
     return files
 

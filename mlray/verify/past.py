@@ -19,7 +19,7 @@ from mlray.features.rows import KNOWN
 from mlray.features.service import FeatureService
 from mlray.features.view import FeatureView
 from mlray.offline import delta
-from mlray.offline.answer import answer_part, finished, spine_keys
+from mlray.offline.answer import answer, finished, held, spine_keys
 from mlray.offline.training_set import source_tables
 from mlray.verify.cells import unequal
 from mlray.verify.evidence import Evidence, Side
@@ -61,7 +61,8 @@ class Past:
         answers = {}
         for read in self.service.reads:
             key = self._key(row, read.view, spine_keys(read, block, self.schemas[read.view.name]))
-            answers[read] = answer_part(read, self._known(read.view, key, moment), block, self.timestamp)
+            known = held(read.view, self._known(read.view, key, moment))
+            answers[read] = answer(read, known, block, self.timestamp)
         return finished(self.service, block, answers, self.timestamp).select(self.service.names)
 
     def evidence(self, served: int | None) -> Evidence:

@@ -1,4 +1,4 @@
-"""Answers in slices, within bounds and by bucket equal the naive oracle; pure functions, no Ray."""
+"""Answers within bounds and by bucket equal the naive oracle; pure functions, no Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import declared
 import numpy as np
 import pyarrow as pa
 import pytest
-from generated import World, differences, expected, lean, world
+from generated import differences, expected, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -16,7 +16,7 @@ import mlray as ml
 from mlray.features.rows import KNOWN, TS, events
 from mlray.features.service import FeatureService
 from mlray.offline import scan
-from mlray.offline.answer import answer_part, coded_keys, queries, runs, slices
+from mlray.offline.answer import answer, held
 from mlray.offline.cutting import cut, together
 from mlray.offline.exchange import cut_events, spine_buckets, within
 from mlray.offline.log import File
@@ -31,45 +31,8 @@ def asked_of(view: ml.FeatureView) -> Any:
     return FeatureService("s", features=[view]).reads[0]
 
 
-def sliced(asked: World, limit: int, found: pa.Table | None = None) -> pa.Table:
-    view = declared.view(asked)
-    rows = events(view, asked.table) if found is None else found
-    return answer_part(asked_of(view), rows, asked.spine, "timestamp", limit)
-
-
-@settings(max_examples=150, deadline=None)
-@given(seed=seeds, limit=st.integers(1, 12))
-def test_slices_change_no_bit(seed: int, limit: int) -> None:
-    asked = world(seed, 40)
-    assert differences(asked, sliced(asked, limit), expected(asked)) == []
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=seeds, limit=st.integers(1, 8))
-def test_a_hot_key_is_cut_by_time_and_changes_no_bit(seed: int, limit: int) -> None:
-    asked = world(seed, 40, timeless=False, features=lean(seed))
-    assert differences(asked, sliced(asked, limit), expected(asked)) == []
-
-
-def test_a_slice_of_a_hot_key_holds_little_more_than_its_limit() -> None:
-    #  1,000 events of one key, one a minute; a window of 10 minutes; 1,000 questions; limit 100
-    minute = 60_000_000
-    times = pa.array(np.arange(1000) * minute, pa.timestamp("us", tz="UTC"))
-    rows = pa.table({"k": pa.array([7] * 1000), "ts": times, "v": np.arange(1000.0)})
-    source = ml.DeltaSource("s", path="s", timestamp="ts")
-    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=[
-        "v", ml.Sum("v", windows=[ml.minutes(10)]),
-    ])
-    spine = rows.select(["k", "ts"]).rename_columns(["k", "timestamp"])
-    found = events(view, rows)
-    dictionary, codes = coded_keys(view, found)
-    parts = list(slices(view, found, codes, queries(asked_of(view), dictionary, spine, "timestamp"), 100))
-    assert sorted(np.concatenate([mine for mine, _ in parts]).tolist()) == list(range(1000))
-    assert max(len(held) for _, held in parts) <= 100 + 12
-
-
-def test_runs_of_codes_stay_within_the_limit_where_one_code_does() -> None:
-    assert list(runs(np.array([3, 3, 3, 9, 1, 1]), 6)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+def answered(view: ml.FeatureView, found: pa.Table, spine: pa.Table) -> pa.Table:
+    return answer(asked_of(view), held(view, found), spine, "timestamp")
 
 
 @settings(max_examples=150, deadline=None)
@@ -82,8 +45,8 @@ def test_events_beyond_the_bounds_of_a_spine_are_not_missed(seed: int, rows: int
     if span is None:
         return
     kept = within(events(view, asked.table), event_bounds(view, span))
-    answers = answer_part(asked_of(view), kept, few, "timestamp")
-    whole = answer_part(asked_of(view), events(view, asked.table), few, "timestamp")
+    answers = answered(view, kept, few)
+    whole = answered(view, events(view, asked.table), few)
     assert all(same_bits(answers.column(name), whole.column(name)).all() for name in whole.column_names)
 
 
@@ -112,10 +75,9 @@ def test_events_and_questions_of_a_key_meet_in_one_bucket(seed: int) -> None:
     read = Read(0, asked_of(view), None, "shuffle", "", Bounds(), ())  # type: ignore[arg-type]
     group = Group(view.keys, types, (read,), 4)
     spine = asked.spine.append_column(ROW, pa.array(range(asked.spine.num_rows)))
-    parts = zip(
-        cut(spine, spine_buckets(spine, group), 4), cut_events(view, asked.table, Bounds(), types, 4), strict=True
-    )
-    answers = [(s, answer_part(read.bound, held, s, "timestamp")) for s, held in parts]
+    asking = cut(spine, spine_buckets(spine, group, "timestamp"), 4)
+    parts = zip(asking, cut_events(view, asked.table, Bounds(), types, 4), strict=True)
+    answers = [(s, answered(view, found, s)) for s, found in parts]
     rows = np.concatenate([s.column(ROW).to_numpy() for s, _ in answers])
     together_ = pa.concat_tables([a for _, a in answers]).take(pa.array(np.argsort(rows)))
     assert differences(asked, together_, expected(asked)) == []

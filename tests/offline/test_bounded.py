@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 import mlray as ml
 from mlray.features.rows import events
 from mlray.features.view import BoundView
-from mlray.offline.answer import answer_part
+from mlray.offline.sliced import Pieces, answer_part
 
 LITTLE, MUCH = 100_000, 800_000
 PER_PART = LITTLE // 2
@@ -167,7 +167,7 @@ def hot(limit: int) -> tuple[int, str]:
     rows = events(HOT, table)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = peak_of_this()
-    found = answer_part(BoundView(HOT), rows, spine, "timestamp", limit)
+    found = answer_part(BoundView(HOT), Pieces.of(rows), spine, "timestamp", limit)
     return peak_of_this() - before, repr(found.to_pydict())
 
 
