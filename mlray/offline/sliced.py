@@ -6,7 +6,7 @@ past its questions can still meet (`features.needed`). So no more is held than o
 and no value changes. Only a `lifetime`, or a window that holds more than `LIMIT` events, takes what it takes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,16 +45,21 @@ class Pieces:
         """Events that are here."""
         return cls(table.schema, table.num_rows, (lambda: table,))
 
-    def joined(self, pick: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> pa.Table:
-        """What is picked of every piece, together."""
-        found = [pick(piece()) for piece in self.each]
-        return pa.concat_tables(found or [self.schema.empty_table()], promote_options="permissive")
+    def batches(self, size: int) -> Iterator[pa.Table]:
+        """All events, at most so many at a time."""
+        for piece in self.each:
+            rows = piece()
+            yield from (rows.slice(i, size) for i in range(0, rows.num_rows, size))
+
+    def joined(self, tables: Iterable[pa.Table]) -> pa.Table:
+        """Some of the events as one table."""
+        return pa.concat_tables([*tables] or [self.schema.empty_table()], promote_options="permissive")
 
 
 def answer_part(bound: BoundView, pieces: Pieces, block: pa.Table, timestamp: str, limit: int = LIMIT) -> pa.Table:
     """The view's features for a block of spine rows, from all events that the block's keys have."""
     if pieces.rows is not None and pieces.rows <= limit:
-        return answer(bound, held(bound.view, pieces.joined()), block, timestamp)
+        return answer(bound, held(bound.view, pieces.joined(piece() for piece in pieces.each)), block, timestamp)
     answers, order = [], []
     for mine, rows in slices(bound, pieces, block, timestamp, limit):
         answers.append(answer(bound, held(bound.view, rows), block.take(pa.array(mine)), timestamp))
@@ -67,7 +72,7 @@ def slices(
     bound: BoundView, pieces: Pieces, block: pa.Table, timestamp: str, limit: int
 ) -> Iterator[tuple[Ranges, pa.Table]]:
     """(positions of questions, events): every question once, with all events that it can meet."""
-    sought = _Sought.of(bound, pieces, block)
+    sought = _Sought.of(bound, pieces, block, limit)
     counts = sought.counts()
     yield np.flatnonzero(sought.asked == NOWHERE), pieces.schema.empty_table()
     for first, last in runs(counts, limit):
@@ -92,22 +97,25 @@ def runs(counts: Ranges, limit: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Sought:
-    """The keys that a block asks for, and their events. asked: per row of the block its key's code."""
+    """The keys that a block asks for, and their events. asked: per row of the block its key's code; size: of the events
+    that are looked at together.
+    """
 
     bound: BoundView
     pieces: Pieces
     dictionary: pa.Table
     asked: Ranges
+    size: int
 
     @classmethod
-    def of(cls, bound: BoundView, pieces: Pieces, block: pa.Table) -> "_Sought":
+    def of(cls, bound: BoundView, pieces: Pieces, block: pa.Table, size: int) -> "_Sought":
         columns = spine_keys(bound, block, pa.schema([pieces.schema.field(key) for key in bound.view.keys]))
         keys = pa.table(columns, names=list(bound.view.keys)) if columns else keyless(block.num_rows)
         whole = typed_keys.complete(columns, block.num_rows)
         dictionary, codes = typed_keys.distinct(keys if whole.all() else keys.filter(pa.array(whole)))
         asked = np.full(block.num_rows, NOWHERE)
         asked[whole] = codes
-        return cls(bound, pieces, dictionary, asked)
+        return cls(bound, pieces, dictionary, asked, size)
 
     def coded(self, rows: pa.Table) -> Ranges:
         """The code of every event, NOWHERE where nobody asks for its key."""
@@ -117,18 +125,15 @@ class _Sought:
     def counts(self) -> Ranges:
         """How many events each key has."""
         total = np.zeros(int(self.asked.max(initial=0)) + 1, dtype=np.int64)
-        for piece in self.pieces.each:
-            codes = self.coded(piece())
+        for rows in self.pieces.batches(self.size):
+            codes = self.coded(rows)
             total += np.bincount(codes[codes != NOWHERE], minlength=len(total))
         return total
 
     def times(self, code: int, step: int) -> Times:
         """Every so many-th time of a key's events, in order."""
-        found = []
-        for piece in self.pieces.each:
-            rows = piece()
-            found.append(rows.column(TS).to_numpy()[self.coded(rows) == code][::step])
-        return np.sort(np.concatenate(found))
+        batches = self.pieces.batches(self.size)
+        return np.sort(np.concatenate([rows[TS].to_numpy()[self.coded(rows) == code][::step] for rows in batches]))
 
     def events(self, first: int, last: int) -> pa.Table:
         """Those of the keys with codes from `first` to `last`, which is out."""
@@ -137,7 +142,7 @@ class _Sought:
             codes = self.coded(rows)
             return rows.take(pa.array(np.flatnonzero((codes >= first) & (codes < last))))
 
-        return self.pieces.joined(pick)
+        return self.pieces.joined(map(pick, self.pieces.batches(self.size)))
 
     def met(self, code: int, first: int, last: int) -> pa.Table:
         """Those of one key that a question from the instant `first` to `last`, in microseconds, can meet."""
@@ -148,7 +153,7 @@ class _Sought:
             kept = needed(self.bound.view, found, first, np.zeros(found.num_rows, dtype=np.int64))
             return found if kept.all() else found.filter(pa.array(kept))
 
-        return self.pieces.joined(pick)
+        return self.pieces.joined(map(pick, self.pieces.batches(self.size)))
 
 
 def _by_time(
