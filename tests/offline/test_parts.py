@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from generated import differences, everywhere, expected, world
+from generated import Aggregate, differences, everywhere, expected, world
 
 import mlray as ml
 from mlray.offline import join, plan
@@ -87,6 +87,14 @@ def test_each_part_of_one_global_row_reads_only_the_files_that_it_can_meet(tmp_p
     ts = built(tmp_path, spine, view)
     assert max(len(part.events[0].places) for part in ts.join.parts) <= 3
     assert ts.to_arrow()["v0_count_2h"].to_pylist() == [1] * 10
+
+
+def test_one_global_row_that_looks_back_for_ever_is_read_by_one_part_while_the_spine_is_small(tmp_path: Path) -> None:
+    asked = everywhere(world(4, 40, timeless=False, features=[Aggregate(kind="count", column=None, sizes=(None,))]))
+    declared.write_events(asked, tmp_path, Random(1), files=3)
+    ts = built(tmp_path, asked.spine, declared.view(asked))
+    assert len(ts.join.parts) == 1
+    assert differences(asked, ts.to_arrow(), expected(asked), "v0_") == []
 
 
 def test_a_spine_without_any_instant_is_answered_with_nulls_by_one_global_row(tmp_path: Path) -> None:
