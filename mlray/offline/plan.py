@@ -210,8 +210,8 @@ def groups(reads: Sequence[Read], types: Mapping[int, pa.Schema], rows: int) -> 
 
 
 def _parts(reads: Sequence[Read], rows: int) -> int:
-    """As many as the managed copies have buckets; more only where parts would grow too large. Where one global row looks
-    back without a limit, every part reads all that came before: as many as the spine alone makes worth it.
+    """As many as the managed copies have buckets; more only where parts would grow too large. Where one global row
+    looks back without a limit, every part reads all that came before: as many as the spine alone makes worth it.
     """
     if any(not read.view.keys and read.bounds.low is None for read in reads):
         return min(1 << max(rows * _FEWEST_PARTS // _ROWS_PER_PART - 1, 0).bit_length(), _MOST_PARTS)
