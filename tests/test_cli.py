@@ -40,9 +40,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mlray(folder: Path, *arguments: str, config: str = "shop.toml") -> "subprocess.CompletedProcess[str]":
+def mlray(
+    folder: Path, *arguments: str, config: str = "shop.toml", **environment: str
+) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mlray.cli", *arguments, "--config", config]
-    return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=120)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_get_prints_the_vector_as_json(shop: Path) -> None:
@@ -61,8 +64,8 @@ def test_compact_of_a_table_of_one_file_changes_nothing(shop: Path) -> None:
     assert (done["source"], done["version"], done["removed"]) == ("payments", None, 0)
 
 
-def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path) -> None:
-    both = [mlray(shop, "layout", "payments", "--json") for _ in range(2)]
+def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path, ray_cluster: str) -> None:
+    both = [mlray(shop, "layout", "payments", "--json", MLRAY_RAY=ray_cluster) for _ in range(2)]
     assert [one.returncode for one in both] == [0, 0], [one.stderr for one in both]
     done = [json.loads(one.stdout)["result"][0] for one in both]
     assert [(one["keys"], one["version"], one["rows"], one["files"]) for one in done] == [("user_id", 0, 2, 1)] * 2

@@ -54,8 +54,8 @@ def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path, ray_cluster: st
     check(text, printed(text, tmp_path, {**TEST_ENVIRONMENT, "RAY_ADDRESS": ray_cluster}))
 
 
-def test_the_way_from_a_table_to_a_prediction_works_as_a_script_with_nothing_started(tmp_path: Path) -> None:
-    text = TEXT[WITH_SERVER].replace(PORT, free_port())
+def test_the_way_of_a_beginner_works_as_a_script_with_nothing_started(tmp_path: Path) -> None:
+    text = TEXT[IRIS].replace(PORT, free_port())
     check(text, printed(text, tmp_path, TEST_ENVIRONMENT))
 
 
@@ -69,13 +69,8 @@ def joined(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     actor.stop()
 
 
-def test_the_way_of_a_beginner_works_as_a_script_on_a_cluster_that_runs(tmp_path: Path, joined: str) -> None:
-    text = TEXT[IRIS].replace(PORT, free_port())
-    check(text, printed(text, tmp_path, {**TEST_ENVIRONMENT, "RAY_ADDRESS": joined}))
-
-
 @pytest.mark.usefixtures("joined")
-def test_the_way_from_a_table_to_a_prediction_works_as_a_notebook(tmp_path: Path) -> None:
+def test_the_way_from_a_table_to_a_prediction_works_as_a_notebook_on_a_cluster_that_runs(tmp_path: Path) -> None:
     text = documents.NOTEBOOKS[WITH_SERVER].read_text().replace(PORT, free_port())
     wanted = nbformat.reads(text, as_version=4)
     done = nbformat.reads(text, as_version=4)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -102,9 +103,14 @@ def submit(dashboard: str, entrypoint: str) -> tuple[JobStatus, str]:
 @pytest.mark.timeout(900)  # three jobs, each with an interpreter and a driver of its own
 def test_ingest_materialize_and_train_run_as_jobs(dashboard: str, tmp_path: Path) -> None:
     config = recipe(tmp_path, lake=f"{tmp_path}/lake")
-    for verb in ("ingest", "materialize", "train"):
+
+    def succeeds(verb: str) -> None:
         status, said = submit(dashboard, f"python jobs/{verb}.py --config {config}")
         assert status is JobStatus.SUCCEEDED, said
+
+    succeeds("ingest")
+    with ThreadPoolExecutor(2) as at_once:
+        list(at_once.map(succeeds, ("materialize", "train")))
     assert DeltaTable(f"{tmp_path}/lake/schedule").to_pyarrow_dataset().count_rows() == 12_208
     assert len(list(tmp_path.glob("lake/_mlray/runs/*/result.json"))) == 1
 
