@@ -16,6 +16,7 @@ from pyarrow import csv, json, parquet
 from mlray import pipeline
 from mlray.demo import run_demo
 from mlray.errors import ConfigError, SchemaError, TimeError
+from mlray.gates.result import told
 from mlray.materialize import Materialized
 from mlray.offline.write import BuildProgress
 from mlray.offline.written import WrittenSet
@@ -104,7 +105,8 @@ def train(screen: Screen, recipe: Recipe, platform: Platform, data: str | None) 
     screen.show(
         f"run {run.id}",
         [{"metric": k, "value": v} for k, v in run.metrics.items()],
-        {"checkpoint": run.checkpoint, "report": f"{run.checkpoint}/report.html"},
+        {"checkpoint": run.checkpoint, "report": f"{run.checkpoint}/report.html"}
+        | {f"gate {name}": found for name, found in told(run.checkpoint).items()},
     )
     return 0
 

@@ -111,6 +111,7 @@ def test_a_new_project_passes_its_tests_and_goes_from_tables_to_a_verified_model
         said = pipeline.result()
     ran("-m", "ruff", "check", ".")
     assert "ingested 1500 rows into orders" in said
+    assert "gate leakage passed with " in said
     [gates] = (tmp_path / "data" / "_mlray" / "runs").glob("*/model/gates.json")
     found = {name: gate["passed"] for name, gate in json.loads(gates.read_text())["gates"].items()}
     assert found.keys() == {"data_validation", "leakage", "evaluation", "bias", "model_card"}

@@ -76,3 +76,17 @@ def read_evidence(checkpoint: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return found
+
+
+def told(checkpoint: str | Path) -> dict[str, str]:
+    """What each gate of the checkpoint found, in a line: passed or failed, with what, and the first of its problems;
+    nothing where it has been through none.
+    """
+    evidence = read_evidence(Path(checkpoint))
+    return {} if evidence is None else {name: _line(found) for name, found in evidence["gates"].items()}
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    said = str(Gate(**{name: found[name] for name in ("passed", "value", "threshold")}))
+    first, *more = found["problems"] or [""]
+    return said + (f": {first}" if first else "") + (f" (and {len(more)} more in {REPORT_FILE})" if more else "")

@@ -1,6 +1,7 @@
 """The report: one file that needs nothing else, says what the gates said, and is the same for the same run."""
 
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ import pytest
 from mlray.gates import evaluation, plot
 from mlray.gates.curves import by_decile, confusion, roc
 from mlray.gates.report import Report, figure
-from mlray.gates.result import Result
+from mlray.gates.result import Result, told, write_evidence
 from mlray.gates.scored import Scored
 from mlray.gates.settings import Evaluation
 from mlray.training.run import Run
@@ -111,3 +112,18 @@ def test_figures_are_for_people() -> None:
     assert [figure(value) for value in (0.123456, 0.5, 0.0, 1e-6, 12345, 12345.0, None, float("nan"), True)] == [
         "0.1235", "0.5000", "0", "1e-06", "12,345", "12,345", "-", "-", "True",
     ]
+
+
+def test_what_each_gate_found_is_told_in_a_line_with_why_it_failed(tmp_path: Path) -> None:
+    results = {
+        "leakage": Result(passed=True, value=0.75, threshold=0.99),
+        "bias": Result(passed=False, value=0.3, threshold=0.1, problems=("JFK is favoured", "LGA is small")),
+    }
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    assert told(checkpoint) == {}
+    write_evidence(checkpoint, results, {"test": 4}, "flights")
+    assert told(checkpoint) == {
+        "leakage": "passed with 0.75, asked for 0.99",
+        "bias": "failed with 0.3, asked for 0.1: JFK is favoured (and 1 more in report.html)",
+    }
