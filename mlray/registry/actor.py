@@ -28,7 +28,7 @@ PLACEMENT = {"node:__internal_head__": 0.001}
 # the code. It gets a daemon's working directory instead.
 RUNTIME_ENVIRONMENT = {"working_dir": "local:///"}
 STOP_SECONDS = 30.0
-METHODS = frozenset(name for name in vars(ModelRegistry) if not name.startswith("_"))
+METHODS = frozenset(name for name in dir(ModelRegistry) if not name.startswith("_"))
 """What can be asked of the registry. A change takes a `call`, which says who asks."""
 
 

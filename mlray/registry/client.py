@@ -1,44 +1,32 @@
 """`Registry`: what a notebook, a job and a Serve replica use, the same everywhere."""
 
-import builtins
 import getpass
 import json
 import os
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self, TypedDict, TypeVar, cast
 from uuid import uuid4
 
-from mlray.errors import CorruptArtifact, MlrayError, PickleRefused, SchemaError, UnknownName
+from mlray.errors import CorruptArtifact, SchemaError, UnknownName
 from mlray.features.thing import Thing
 from mlray.registry.artifacts import ArtifactStore
-from mlray.registry.card import Card, card_of, evidence_of
-from mlray.registry.card_text import card_text
 from mlray.registry.clock import utc_now
 from mlray.registry.database import Database
 from mlray.registry.definitions import Applying, Dropping
-from mlray.registry.gates import gates_of
 from mlray.registry.identity import Call
 from mlray.registry.janitor import Swept
-from mlray.registry.lineage import Tree, lineage_of
-from mlray.registry.manifest import Manifest
 from mlray.registry.model_registry import ModelRegistry
 from mlray.registry.model_version import ModelVersion, RegisteredModel, RunLike, record_of
-from mlray.registry.people import Approval
-from mlray.registry.pickles import RECORDED
 from mlray.registry.policy import Policy
-from mlray.registry.query import ModelQuery, Page, VersionQuery, Where
+from mlray.registry.reader import Reader
 from mlray.registry.record import checked_record
 from mlray.registry.reference import checked_name
 from mlray.registry.user_client import Users
 
 SIGNATURE_FILE = "signature.json"
-PAGE = 1000
 GRACE = timedelta(days=7)
 Done = TypeVar("Done")
 
@@ -50,16 +38,15 @@ class Said(TypedDict):
     tags: Mapping[str, str]
 
 
-class Registry:
-    """Versions of models by name, and their checkpoints by content.
+class Registry(Reader):
+    """What a caller can look at and change.
 
     Bytes go between the caller and the artifact store; the rules see only digests. Every change is named by a
     random request unless the caller names it, so that a repetition by the transport changes nothing twice.
     """
 
     def __init__(self, rules: ModelRegistry, artifacts: ArtifactStore, token: str | None = None) -> None:
-        self._rules = rules
-        self._artifacts = artifacts
+        super().__init__(rules, artifacts)
         self._token = token
 
     @classmethod
@@ -185,46 +172,6 @@ class Registry:
         name, version = self._named(what)
         self._rules.delete_tag(name, key, version=version, call=self._call())
 
-    def get(self, reference: str) -> ModelVersion:
-        """The version that `flights/3` or `flights@candidate` names."""
-        return self._rules.get(reference)
-
-    def list(self, name: str | None = None) -> builtins.list[ModelVersion]:
-        """The versions of one model, or of all, by name and number; all at once: `each` gives one after the other."""
-        if name is not None:
-            self._rules.model(name)
-        return builtins.list(self.each(name))
-
-    def each(self, name: str | None = None, *, service: str | None = None) -> Iterator[ModelVersion]:
-        """The versions of one model, or of all, by name and number, fetched page by page; `service`: only those whose
-        model reads this feature service.
-        """
-        of_model = () if name is None else (Where(field="name", operator="=", value=name),)
-        of_service = () if service is None else (Where(field="service", operator="=", value=service),)
-        query = VersionQuery(where=of_model + of_service, limit=PAGE)
-        while True:
-            page = self._rules.search_versions(query)
-            yield from page.items
-            if page.next_page_token is None:
-                return
-            query = replace(query, page_token=page.next_page_token)
-
-    def search(self, query: VersionQuery) -> Page[ModelVersion]:
-        """A page of the versions that a query asks for."""
-        return self._rules.search_versions(query)
-
-    def search_models(self, query: ModelQuery) -> Page[RegisteredModel]:
-        """A page of the models that a query asks for."""
-        return self._rules.search_models(query)
-
-    def model(self, name: str) -> RegisteredModel:
-        """A model, what is said about it and where its aliases point."""
-        return self._rules.model(name)
-
-    def models(self) -> builtins.list[str]:
-        """The names of all models, sorted."""
-        return self._rules.models()
-
     def set_alias(self, name: str, alias: str, version: int) -> ModelVersion:
         """Points `alias` at a version of `name`, from wherever it pointed before."""
         return self._rules.set_alias(name, alias, version, call=self._call())
@@ -247,28 +194,6 @@ class Registry:
         known = self._known(version)
         self._rules.revoke_approval(known.name, known.version, stage=stage, call=self._call(why))
 
-    def approvals(self, version: ModelVersion | str) -> builtins.list[Approval]:
-        """All approvals of a version, oldest first; `void` says why one does not count now."""
-        known = self._known(version)
-        return self._rules.approvals(known.name, known.version)
-
-    def lineage(self, version: ModelVersion | str) -> Tree:
-        """Where a version comes from, down to Delta versions and code, and what gates and people say of it."""
-        known = self._known(version)
-        manifest = self._artifacts.manifest(known.digest) if known.verified else Manifest(())
-        gates = gates_of(self._artifacts, manifest, known.run_id)
-        with _as_a_run_writes(known):
-            return lineage_of(known, gates, self.approvals(known))
-
-    def card(self, version: ModelVersion | str) -> Card:
-        """The model card of a version, from what the run, the gates and people said; its artifact is verified."""
-        known = self._known(version)
-        manifest = self._artifacts.manifest(known.digest) if known.digest else Manifest(())
-        gates = gates_of(self._artifacts, manifest, known.run_id)
-        text, evidence = card_text(self._artifacts, manifest), evidence_of(self._artifacts, manifest)
-        with _as_a_run_writes(known):
-            return card_of(known, text, gates, evidence, self.approvals(known))
-
     def promote(self, version: ModelVersion | str, *, stage: str, why: str = "") -> ModelVersion:
         """Moves a version to a stage; in Canary and Production it replaces the one that is there, which is archived.
 
@@ -278,13 +203,13 @@ class Registry:
         known, seen = self._known(version), self._seen(version)
         return self._rules.promote(known.name, known.version, stage=stage, row_version=seen, call=self._call(why))
 
-    def rollback(self, name: str, *, why: str = "") -> ModelVersion:
-        """Puts the last approved Production of a model back, without new approvals; the present one is archived."""
-        return self._rules.rollback(name, call=self._call(why))
-
-    def policy(self) -> Policy:
-        """The policy in force."""
-        return self._rules.policy()
+    def rollback(self, what: ModelVersion | str, *, why: str = "") -> ModelVersion:
+        """Puts the last approved Production of a model (`fraud`) back, without new approvals; the present one is
+        archived. A version (`fraud/3`) says which one that is: Conflict where it is another. Right after a rollback
+        only a version is taken, so that one which is repeated goes back once.
+        """
+        (name, version), seen = self._named(what), self._seen(what)
+        return self._rules.rollback(name, version=version, row_version=seen, call=self._call(why))
 
     def set_policy(self, policy: Policy, *, why: str = "") -> Policy:
         """Puts a policy in force, by an admin. Approvals given under another one no longer count."""
@@ -298,62 +223,11 @@ class Registry:
         """Puts a service in force of which something was dropped, by what `catalog` does: see `mlray.discovery`."""
         return self._rules.apply_again(definition, catalog, call=self._call())
 
-    def download(self, version: ModelVersion | str, directory: str | Path) -> Path:
-        """A copy of the checkpoint at `directory`, every byte verified; it appears whole or not at all.
-
-        A directory that already holds this checkpoint is verified and kept. CorruptArtifact names the file, the
-        SHA-256 wanted and the one got.
-        """
-        known = self._known(version)
-        if not known.verified:
-            raise UnknownName(
-                f"{known.reference} was registered from {known.source}, and its bytes are not in the artifact store; "
-                "get them there, and register the checkpoint itself"
-            )
-        try:
-            return self._artifacts.download(known.digest, directory)
-        except (CorruptArtifact, UnknownName) as error:
-            raise CorruptArtifact(f"{known.reference}: {error}") from error
-
     def janitor(self, *, grace: timedelta = GRACE, dry_run: bool = False, why: str = "") -> Swept:
         """Removes the bytes that no version names and that are older than the grace period, by an admin; what a deleted
         version named stays for as long. dry_run: only tells what would go.
         """
         return self._rules.sweep(grace=grace, dry_run=dry_run, call=self._call(why))
-
-    def unpickle(self, version: ModelVersion | str, file: str, *, allow_pickle: bool = False) -> Any:
-        """What a pickle in the checkpoint of a version holds, its bytes verified. It runs the code in it: PickleRefused
-        unless `allow_pickle` says that this is wanted, and was said at registration.
-        """
-        known = self._known(version)
-        if not allow_pickle or file not in known.provenance.get(RECORDED, ()):
-            raise PickleRefused(
-                f"{known.reference}: unpickling {file} runs whatever code it holds; pass allow_pickle=True, which "
-                "registration needs too, if you trust who trained it"
-            )
-        with TemporaryDirectory() as folder, Path(self.download(known, folder), file).open("rb") as content:
-            return pickle.load(content)
-
-    def audit(self, name: str | None = None) -> builtins.list[dict[str, Any]]:
-        """The changes of one model, or all of them, oldest first: who, what (`action`), `before`, `after`, `why`."""
-        return self._rules.audit(name)
-
-    def each_change(self, name: str | None = None) -> Iterator[dict[str, Any]]:
-        """The same, one after the other, fetched page by page."""
-        last = 0
-        while True:
-            page = self._rules.audit(name, after=last, limit=PAGE)
-            yield from page
-            if len(page) < PAGE:
-                return
-            last = page[-1]["sequence"]
-
-    def check_audit(self) -> str | None:
-        """What is wrong first with the chain of changes; None for a whole one."""
-        return self._rules.check_audit()
-
-    def _known(self, version: ModelVersion | str) -> ModelVersion:
-        return self.get(version) if isinstance(version, str) else version
 
     def _seen(self, version: ModelVersion | str) -> int | None:
         return None if isinstance(version, str) else version.row_version
@@ -367,17 +241,6 @@ class Registry:
     def _call(self, why: str = "", *, request: str | None = None) -> Call:
         name = uuid4().hex if request is None else request
         return Call(request=name, token=self._token, user=_os_user(), why=why)
-
-
-@contextmanager
-def _as_a_run_writes(version: ModelVersion) -> Iterator[None]:
-    """SchemaError where what is recorded of a version has another shape than a run of ours gives it."""
-    try:
-        yield
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, MlrayError):
-            raise
-        raise SchemaError(f"what is recorded of {version.reference} is not what a run writes: {error!r}") from error
 
 
 def _signature(checkpoint: Path) -> Mapping[str, Any]:

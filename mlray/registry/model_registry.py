@@ -5,7 +5,7 @@ back: versions are 1, 2, 3 without gaps. Every change carries a `request`, the n
 again (a retry whose first answer was lost) changes nothing and answers what the first one did.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,43 +18,42 @@ from mlray.registry import (
     approvals,
     creation,
     definitions,
-    history,
     janitor,
     labels,
     lifecycle,
     lookup,
     policies,
-    search,
     stages,
     users,
 )
+from mlray.registry.answers import Answers
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.audit import applied
 from mlray.registry.database import Database
 from mlray.registry.definitions import Applying, Done, Dropping
 from mlray.registry.evidence import Evidence, evidence_for
 from mlray.registry.gates import gates_of, refuse_stopped
-from mlray.registry.identity import Call, Caller, authenticated
+from mlray.registry.identity import Call, authenticated
 from mlray.registry.janitor import Sweeps, Swept
 from mlray.registry.lookup import microseconds, model_row, policy_in_force, seen, version_row
 from mlray.registry.model_version import ModelVersion, RegisteredModel, VersionRecord
-from mlray.registry.people import Approval, User
 from mlray.registry.pickles import pickles_of, with_pickles
 from mlray.registry.policy import Policy, checked_stage
-from mlray.registry.query import ModelQuery, Page, VersionQuery
 from mlray.registry.record import checked_record
-from mlray.registry.reference import Reference, checked_name
+from mlray.registry.reference import checked_name
 from mlray.registry.stages import PRODUCTION
 from mlray.registry.transaction import Transaction
 
 NO_TAGS: Mapping[str, str] = {}
 
 
-class ModelRegistry:
-    """Registers versions, resolves references, moves aliases and stages. `clock` tells the aware time of a change."""
+class ModelRegistry(Answers):
+    """Answers, and changes: of versions, stages, aliases, labels, people, the policy. `clock` tells the aware time of
+    a change.
+    """
 
     def __init__(self, database: Database, artifacts: ArtifactStore, *, clock: Callable[[], datetime]) -> None:
-        self._database = database
+        super().__init__(database)
         self._artifacts = artifacts
         self._clock = clock
 
@@ -183,37 +182,6 @@ class ModelRegistry:
             if tx.repeated("delete_tag", model=name, version=version, key=key) is None:
                 labels.delete_tag(tx, labels.labelled(tx.session, name, version), key)
 
-    def get(self, reference: str) -> ModelVersion:
-        """The version that `reference` names; UnknownName where there is none."""
-        parsed = Reference.parse(reference)
-        with self._database.read() as session:
-            return seen(session, lookup.named(session, parsed))
-
-    def model(self, name: str) -> RegisteredModel:
-        """The model of this name; UnknownName where there is none."""
-        with self._database.read() as session:
-            return lookup.models(session, [model_row(session, name)])[0]
-
-    def models(self) -> list[str]:
-        """The names of all models, sorted."""
-        with self._database.read() as session:
-            return lookup.names(session)
-
-    def search_models(self, query: ModelQuery) -> Page[RegisteredModel]:
-        """A page of the models that the query asks for."""
-        with self._database.read() as session:
-            return search.models(session, query)
-
-    def search_versions(self, query: VersionQuery) -> Page[ModelVersion]:
-        """A page of the versions that the query asks for."""
-        with self._database.read() as session:
-            return search.versions(session, query)
-
-    def latest_versions(self, names: Sequence[str]) -> list[ModelVersion]:
-        """Of each of these models the newest version in each stage that one is in, by name and number."""
-        with self._database.read() as session:
-            return search.latest(session, names)
-
     def set_alias(self, name: str, alias: str, version: int, *, call: Call) -> ModelVersion:
         """Points `alias` at a version of `name`, from wherever it pointed before."""
         checked_name("alias", alias)
@@ -244,8 +212,14 @@ class ModelRegistry:
                 stages.promote(tx, policy_in_force(tx.session), row, stage, evidence, row_version)
             return seen(tx.session, row)
 
-    def rollback(self, name: str, *, call: Call) -> ModelVersion:
-        """Puts the last approved Production back, and archives the one that is there. Needs no new approval."""
+    def rollback(
+        self, name: str, *, version: int | None = None, row_version: int | None = None, call: Call
+    ) -> ModelVersion:
+        """Puts the last approved Production back, and archives the one that is there. Needs no new approval.
+
+        version, row_version: the caller's reading of Production, Conflict where it has changed since; None: any, and
+        Conflict right after another rollback.
+        """
         with self._reading_for(call) as session:
             model_row(session, name)
             repeated = applied(session, model=name, action="rollback", request=call.request)
@@ -260,7 +234,8 @@ class ModelRegistry:
                 return seen(tx.session, version_row(tx.session, name, done["version"]))
             policy = policy_in_force(tx.session)
             tx.caller.require(policy.withdraw, f"roll {name} back")
-            return seen(tx.session, stages.roll_back(tx, policy, name, target.id))
+            known = stages.InProduction(version=version, row_version=row_version)
+            return seen(tx.session, stages.roll_back(tx, policy, name, target.id, known))
 
     def approve(self, name: str, version: int, *, stage: str, role: str, call: Call) -> None:
         """The caller's approval, in a role that the caller holds, of the version's bytes for a stage."""
@@ -281,16 +256,6 @@ class ModelRegistry:
             row = version_row(tx.session, name, version)
             if tx.repeated("revoke_approval", model=name, version=version, stage=stage) is None:
                 approvals.revoke_approval(tx, row, stage)
-
-    def approvals(self, name: str, version: int) -> list[Approval]:
-        """All that was ever approved of the version, oldest first, and what of it counts now."""
-        with self._database.read() as session:
-            return approvals.approvals(session, policy_in_force(session), version_row(session, name, version))
-
-    def policy(self) -> Policy:
-        """The policy in force."""
-        with self._database.read() as session:
-            return policy_in_force(session)
 
     def set_policy(self, document: Mapping[str, Any], *, call: Call) -> Policy:
         """Puts a policy in force, by an admin; what was approved before no longer counts. The policy in force then.
@@ -344,35 +309,11 @@ class ModelRegistry:
             if tx.repeated("disable", user=name) is None:
                 users.disable(tx, name)
 
-    def whoami(self, token: str | None) -> Caller:
-        """Who holds the token, and the roles; Unauthenticated for one that no active user holds, and for none where
-        there are users.
-        """
-        with self._database.read() as session:
-            return authenticated(session, Call(request="whoami", token=token))
-
-    def users(self) -> list[User]:
-        """Everybody who was ever added, by name."""
-        with self._database.read() as session:
-            return users.users(session)
-
     def sweep(self, *, grace: timedelta, dry_run: bool, call: Call) -> Swept:
         """Removes from the artifact store what is older than `grace` and no version names, by an admin; what a deleted
         version named stays for as long. dry_run: only tells.
         """
         return janitor.sweep(self._artifacts, lambda: self._changing(call), self._clock() - grace, dry_run)
-
-    def audit(self, name: str | None = None, *, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
-        """The changes of one model, under all names that it has had, or all, oldest first: a mapping per audit row,
-        `at` an aware datetime, `why` the reason that was given. At most `limit`, behind the row `after`.
-        """
-        with self._database.read() as session:
-            return history.changes(session, name, after, limit)
-
-    def check_audit(self) -> str | None:
-        """What is wrong first with the audit chain, or with the tables against what it tells; None for nothing."""
-        with self._database.read() as session:
-            return history.what_is_wrong(session)
 
     def _evidence(self, name: str, version: int, stage: str, call: Call) -> Evidence:
         with self._reading_for(call) as session:

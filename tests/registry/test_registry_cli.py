@@ -123,7 +123,7 @@ def test_an_audit_of_many_rows_is_one_json_object_or_table_after_table(mlray, te
     team.production()
     rows = [row["sequence"] for row in team.ana.audit()]
     monkeypatch.setattr("mlray.screen._PAGE", 3)
-    monkeypatch.setattr("mlray.registry.client.PAGE", 3)
+    monkeypatch.setattr("mlray.registry.reader.PAGE", 3)
 
     assert [row["sequence"] for row in mlray(None, "audit")] == rows
     assert mlray(None, "audit", "--check") == [{"chain": "whole", "rows": len(rows)}]
