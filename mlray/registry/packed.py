@@ -18,6 +18,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from mlray.registry.opcodes import Steps, TooFar
+from mlray.registry.zip_end import leads_all_to_the_same
 
 MOST_UNPACKED, MOST_MEMBERS = 1 << 30, 10_000
 """Bytes that are unpacked, and members that are looked at, of one artifact's files with all that they pack."""
@@ -276,6 +277,8 @@ def _zipped(archive: Any, budget: Budget, sure: bool) -> Iterator[Content]:
             raise TooFar from error  # other readers ask for less, and open it
         return  # no zip after all
     with packed:
+        if not leads_all_to_the_same(archive, packed):
+            raise TooFar  # another reader finds other members
         for info in packed.infolist():
             budget.member()
             if info.compress_type not in _COMPRESSED:
