@@ -5,14 +5,16 @@ spells out the default.
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from mlray.errors import ConfigError, UnknownName
 from mlray.registry.canonical import canonical_json, sha256_text
 from mlray.registry.reference import ONE_VERSION_STAGES, checked_name
 
+MAX_NAMES = 100
+"""Of one list in a policy: roles, gates, aliases, stages."""
 STAGES = ("None", "Staging", "Canary", "Production", "Archived")
 LIVE = ONE_VERSION_STAGES
 
@@ -21,13 +23,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Names = Annotated[tuple[str, ...], Field(max_length=MAX_NAMES)]
+
+
 class StageRule(_Frozen):
     """What a version needs to enter a stage: one approval per role in `approvals`, by as many people, none of them
-    the author (a role named twice asks for two of its people), and each gate in `gates` passed.
+    the author (a role named twice asks for two of its people), and each gate in `gates` passed; at most MAX_NAMES of
+    either.
     """
 
-    approvals: tuple[str, ...] = ()
-    gates: tuple[str, ...] = ()
+    approvals: Names = ()
+    gates: Names = ()
 
     @field_validator("approvals", "gates")
     @classmethod
@@ -43,7 +49,7 @@ class Policy(_Frozen):
     the registry has seen, can leave None.
     """
 
-    moves: Mapping[str, tuple[str, ...]] = {
+    moves: Mapping[str, Names] = {
         "None": ("Staging", "Canary", "Production", "Archived"),
         "Staging": ("Canary", "Production", "Archived"),
         "Canary": ("Production", "Staging", "Archived"),
@@ -57,8 +63,8 @@ class Policy(_Frozen):
             gates=("data_validation", "evaluation", "bias", "model_card"),
         ),
     }
-    withdraw: tuple[str, ...] = ("ml_engineer", "risk_officer", "operator")
-    protected_aliases: tuple[str, ...] = ("champion",)
+    withdraw: Names = ("ml_engineer", "risk_officer", "operator")
+    protected_aliases: Names = ("champion",)
     unverified_sources: StrictBool = False
 
     @field_validator("withdraw", "protected_aliases")

@@ -54,6 +54,11 @@ def test_the_revision_is_of_what_the_policy_says_and_not_of_how(tmp_path):
         ("[stages.Canary]\napprovals = ['Risk Officer']", "is refused: a name starts with a lower-case"),
         ("[stages.Canary]\napprovals = 'admin'", "stages.Canary.approvals"),
         ("stages = ", "no policy can be read from"),
+        (f"[stages.Canary]\napprovals = {['admin'] * 101}", "stages.Canary.approvals: .* at most 100 items .* not 101"),
+        (f"[stages.Canary]\ngates = {['bias'] * 101}", "stages.Canary.gates: .* at most 100 items"),
+        (f"withdraw = {['admin'] * 101}", "withdraw: .* at most 100 items"),
+        (f"protected_aliases = {['live'] * 101}", "protected_aliases: .* at most 100 items"),
+        (f"[moves]\nNone = {['Staging'] * 101}", "moves.None: .* at most 100 items"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, text, message):
