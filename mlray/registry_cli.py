@@ -61,9 +61,14 @@ def promote(
     _run("promote", config, json, version=version, stage=stage, why=why)
 
 
-def rollback(model: Model, why: Why = "", config: Config = _FLIGHTS, json: Json = False) -> None:
+def rollback(
+    what: Annotated[str, typer.Argument(help="A model, or the version that is to leave Production, as fraud/3.")],
+    why: Why = "",
+    config: Config = _FLIGHTS,
+    json: Json = False,
+) -> None:
     """Put the last approved Production of a model back, without new approvals."""
-    _run("rollback", config, json, model=model, why=why)
+    _run("rollback", config, json, what=what, why=why)
 
 
 def audit(

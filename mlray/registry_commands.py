@@ -79,8 +79,8 @@ def promote(screen: Screen, registry: Registry, version: str, stage: str, why: s
     return 0
 
 
-def rollback(screen: Screen, registry: Registry, model: str, why: str) -> int:
-    screen.show("rolled back", [_shown(registry, registry.rollback(model, why=why))])
+def rollback(screen: Screen, registry: Registry, what: str, why: str) -> int:
+    screen.show("rolled back", [_shown(registry, registry.rollback(what, why=why))])
     return 0
 
 

@@ -50,6 +50,7 @@ def code_of(provenance: Mapping[str, Any]) -> Tree:
         "python": str(provenance.get("python") or UNKNOWN),
         "environment": str(provenance.get("environment_sha256") or UNKNOWN),
         "packages": _texts(provenance.get("packages") or {}),
+        "parent checkpoint": str(provenance.get("parent") or "none recorded"),
     }
 
 

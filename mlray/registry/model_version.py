@@ -42,7 +42,8 @@ class VersionRecord:
     """What is known of a checkpoint before it has a version; mappings hold plain JSON values.
 
     `metrics` holds the last value of each, a float that may be NaN or infinite. `digest` is that of the stored bytes;
-    where nobody has verified any it is empty, and `source` says where they are to be found.
+    where nobody has verified any it is empty, and `source` says where they are to be found. `provenance` is what the
+    run says of its code and environment; of a training that went on from another checkpoint, `parent` names that one.
     """
 
     digest: str

@@ -5,6 +5,7 @@ the database itself holds that Canary and Production have one version at most (p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,18 @@ REPLACED, LEFT = "replaced", "left"
 MOVES = ("promote", "archive", "rollback")
 LATE = timedelta(minutes=30)
 """For how long a move that comes again, with no word on what its caller has seen, is taken for a repetition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InProduction:
+    """What a caller says of the version that a rollback is to take out of Production; None: any."""
+
+    version: int | None = None
+    row_version: int | None = None
+
+    def is_still(self, row: VersionRow) -> bool:
+        """Whether the row agrees with all that the caller says."""
+        return self.version in (None, row.version) and self.row_version in (None, row.row_version)
 
 
 def promote(
@@ -61,18 +74,20 @@ def promote(
         _enter(tx, row, stage, policy, number, approved_by)
 
 
-def roll_back(tx: Transaction, policy: Policy, name: str, verified: int) -> VersionRow:
+def roll_back(tx: Transaction, policy: Policy, name: str, verified: int, seen: InProduction) -> VersionRow:
     """Puts the version back into Production that had it last with approvals, and withdraws the one that is there.
 
-    Conflict where that is not by the promotion whose bytes were verified, or where the version reads what is dropped;
-    NotApproved where it has no verified bytes and the policy, by now, asks for them.
+    Conflict where that is not by the promotion whose bytes were verified, where another version is there than the
+    caller has seen, or where the version reads what is dropped; NotApproved where it has no verified bytes and the
+    policy, by now, asks for them.
     """
     target, row = rollback_target(tx.session, name)
     if target.id != verified:
         raise Conflict(f"somebody else promoted or rolled back {name} at the same moment; look again")
+    incumbent = in_stage(tx.session, row.model, PRODUCTION)
+    _require_seen(tx, name, incumbent, seen)
     require_bytes(policy, row, PRODUCTION)
     require_in_force(tx.session, row, f"return to {PRODUCTION}")
-    incumbent = in_stage(tx.session, row.model, PRODUCTION)
     if incumbent is not None:
         _leave(tx, incumbent, LEFT)
         _move(tx, incumbent, "Archived", "archive", ended=LEFT)
@@ -217,10 +232,7 @@ def _refuse_late(tx: Transaction, row: VersionRow, stage: str) -> None:
     """Conflict where the caller's last move of the version was this very one, and somebody else has moved it on since:
     the call may be the first one's repetition, by a client that has not seen the answer.
     """
-    since = tx.at - LATE // timedelta(microseconds=1)
-    moves = select(AuditRow).where(AuditRow.model == row.model, col(AuditRow.action).in_(MOVES), AuditRow.at >= since)
-    rows = tx.session.exec(moves.order_by(col(AuditRow.sequence)))
-    done = [one for one in rows if one.after and one.after["version"] == row.version and UNCHANGED not in one.after]
+    done = [one for one in _late_moves(tx, row.model) if (one.after or {})["version"] == row.version]
     mine = next((one for one in reversed(done) if one.who == tx.caller.name), None)
     if mine is None or mine is done[-1] or (mine.after or {})["stage"] != stage:
         return
@@ -230,6 +242,35 @@ def _refuse_late(tx: Transaction, row: VersionRow, stage: str) -> None:
         f"it to {row.stage} since; if this is not the same call once more, say that you have seen it there: row "
         f"version {row.row_version} (a ModelVersion, or If-Match)"
     )
+
+
+def _require_seen(tx: Transaction, name: str, incumbent: VersionRow | None, seen: InProduction) -> None:
+    """Conflict where the caller has seen another version in Production; and, from a caller who does not say, right
+    after a rollback: one that is repeated, or that two ask for at once, goes back once.
+    """
+    if seen == InProduction():
+        _refuse_second_rollback(tx, name)
+    elif incumbent is None or not seen.is_still(incumbent):
+        now = f"{name}/{incumbent.version}, row version {incumbent.row_version}, is" if incumbent else "nothing is"
+        raise Conflict(f"{PRODUCTION} of {name} is not what you have seen: {now} there; look again, and decide again")
+
+
+def _refuse_second_rollback(tx: Transaction, name: str) -> None:
+    last = next(reversed(_late_moves(tx, name)), None)
+    if last is not None and last.action == "rollback":
+        to, at = f"{name}/{(last.after or {})['version']}", instant(last.at).isoformat(timespec="seconds")
+        raise Conflict(
+            f"{last.who} has rolled {name} back to {to} already, at {at}; if you have seen that and mean to go back "
+            f"further, say from where: `mlray rollback {to}`"
+        )
+
+
+def _late_moves(tx: Transaction, name: str) -> list[AuditRow]:
+    """The moves of the model's versions so short ago that one which comes again may be a repetition, oldest first."""
+    since = tx.at - LATE // timedelta(microseconds=1)
+    moves = select(AuditRow).where(AuditRow.model == name, col(AuditRow.action).in_(MOVES), AuditRow.at >= since)
+    rows = tx.session.exec(moves.order_by(col(AuditRow.sequence)))
+    return [one for one in rows if one.after and UNCHANGED not in one.after]
 
 
 def _stale(row: VersionRow, expected: int) -> Conflict:

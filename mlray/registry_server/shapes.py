@@ -100,7 +100,10 @@ class NewApproval(Asked):
     why: Why
 
 
-class Reason(Asked):
+class Rollback(Asked):
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        None, description="the version that is to leave Production; null for whichever is there"
+    )
     why: Why
 
 

@@ -24,7 +24,7 @@ from mlray.registry_server.shapes import (
     NewSource,
     NewVersion,
     Promotion,
-    Reason,
+    Rollback,
     TagValue,
     Version,
 )
@@ -133,11 +133,13 @@ def promote(
 
 
 @router.post("/models/{name}/rollback", response_model=Version, responses=CHANGE)
-def rollback(desk: Changing, name: InPath, body: Reason, response: Response) -> Version:
-    """The last approved Production again, without new approvals; the present one is archived. Asked again without an
-    Idempotency-Key it goes back once more.
+def rollback(desk: Changing, name: InPath, body: Rollback, seen: Seen, response: Response) -> Version:
+    """The last approved Production again, without new approvals; the present one is archived.
+
+    409 where `version`, or If-Match, is not what is in Production; right after another rollback one of them is due.
     """
-    return answer(response, desk.rules.rollback(name, call=desk.call(body.why)))
+    back = desk.rules.rollback(name, version=body.version, row_version=seen, call=desk.call(body.why))
+    return answer(response, back)
 
 
 @router.get("/models/{name}/versions/{version}/approvals", response_model=Approvals, responses=READ)

@@ -96,6 +96,45 @@ def test_a_move_that_comes_again_much_later_is_another_one(team, monkeypatch):
     assert team.ben.promote("fraud/1", stage="Staging").stage == "Staging"
 
 
+def test_a_rollback_that_comes_again_without_a_word_on_what_was_seen_goes_back_once(team):
+    for weights in (b"1", b"2", b"3"):
+        seen = team.production(weights)
+    team.ben.rollback("fraud")
+
+    for again in (team.ben, team.dan):  # a repetition without a name; another on call, at the same moment
+        with pytest.raises(Conflict, match="ben has rolled fraud back to fraud/2 already, at .* `mlray rollback f"):
+            again.rollback("fraud")
+    with pytest.raises(Conflict, match="Production of fraud is not what you have seen: fraud/2, row version 3, is"):
+        team.dan.rollback(seen)
+    assert team.ben.rollback("fraud/2").version == 1
+
+
+def test_a_rollback_says_what_it_has_seen_by_number_and_row_version(team):
+    for weights in (b"1", b"2", b"3"):
+        team.production(weights)
+    rules = team.ben._rules
+    for wrong in ({"version": 2}, {"row_version": 0}, {"version": 3, "row_version": 0}):
+        with pytest.raises(Conflict, match="is not what you have seen: fraud/3, row version 1, is there"):
+            rules.rollback("fraud", **wrong, call=call(team.ben))
+    assert rules.rollback("fraud", row_version=1, call=call(team.ben)).version == 2
+    team.ben.promote("fraud/2", stage="Archived")
+
+    with pytest.raises(Conflict, match="is not what you have seen: nothing is there"):
+        team.ben.rollback("fraud/2")
+
+
+def test_a_rollback_much_later_or_after_another_promotion_is_another_one(team, monkeypatch):
+    for weights in (b"1", b"2", b"3"):
+        team.production(weights)
+    team.ben.rollback("fraud")
+    team.production(b"4")
+    assert team.ben.rollback("fraud").version == 2
+
+    now = team.ben._rules._clock()
+    monkeypatch.setattr(team.ben._rules, "_clock", lambda: now + stages.LATE * 2)
+    assert team.ben.rollback("fraud").version == 1
+
+
 def test_a_key_stands_for_one_change_of_one_caller(team):
     team.version(b"1")
     rules = team.ben._rules

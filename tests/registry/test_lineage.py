@@ -41,6 +41,15 @@ def test_code_that_no_commit_holds_is_told(team):
     )
 
 
+def test_a_run_that_went_on_from_another_checkpoint_names_it(team):
+    team.version(b"1")
+    tuned = team.ana.register("fraud", team.make_run(b"2", provenance={"commit": None, "parent": "fraud/1"}))
+
+    assert team.ana.lineage("fraud/1")["run"]["parent checkpoint"] == "none recorded"
+    assert team.ana.lineage(tuned)["run"]["parent checkpoint"] == "fraud/1"
+    assert "fraud/1" in team.ana.card(tuned).markdown()
+
+
 def test_an_approval_that_no_longer_counts_says_why(team):
     version = team.approved()
     team.root.users.disable("ben")

@@ -37,7 +37,9 @@ def test_a_version_goes_to_production_and_back(mlray, team):
         mlray("ana", "promote", version, "--stage", "Production")
     assert [row["stage"] for row in mlray(None, "versions", "fraud")] == ["Archived", "Production"]
 
-    [shown] = mlray("ben", "rollback", "fraud", "--why", "latency")
+    with pytest.raises(MlrayError, match="is not what you have seen: fraud/2, row version 1, is there"):
+        mlray("ben", "rollback", "fraud/1")
+    [shown] = mlray("ben", "rollback", "fraud/2", "--why", "latency")
 
     assert (shown["version"], shown["stage"]) == ("fraud/1", "Production")
     assert mlray(None, "audit", "fraud")[-1]["why"] == "latency"

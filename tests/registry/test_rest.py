@@ -52,7 +52,9 @@ def test_a_version_goes_from_bytes_to_production_and_back_over_http_alone(http, 
         assert promoted["stage"] == "Production"
     assert team.stages() == ["Archived", "Production"]
 
-    back = http.ben.ask("POST", f"{FRAUD}/rollback", 200, json={"why": "latency"})
+    asked = {"why": "latency", "version": 2}
+    http.ben.ask("POST", f"{FRAUD}/rollback", 409, json=asked, headers={"If-Match": '"0"'})
+    back = http.ben.ask("POST", f"{FRAUD}/rollback", 200, json=asked, headers={"If-Match": '"1"'})
 
     assert (back["reference"], back["stage"]) == ("fraud/1", "Production")
     assert http.ana.send("GET", f"{FRAUD}/versions/1/files/model.safetensors").content == b"weights 1"

@@ -132,9 +132,9 @@ def test_rollback_returns_to_the_last_approved_production_without_new_approvals(
 
     assert team.ben.rollback("fraud", why="latency").version == 2
     assert team.stages() == ["Archived", "Production", "Archived"]
-    assert team.ben.rollback("fraud").version == 1  # and never back to what was withdrawn
+    assert team.ben.rollback("fraud/2").version == 1  # and never back to what was withdrawn
     with pytest.raises(Conflict, match=r"fraud has no earlier approved Production to go back to"):
-        team.ben.rollback("fraud")
+        team.ben.rollback("fraud/1")
     assert team.ben.check_audit() is None
 
 
