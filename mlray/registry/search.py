@@ -19,7 +19,7 @@ from sqlmodel import Session, col, select
 from mlray.errors import InvalidQuery
 from mlray.registry import lookup
 from mlray.registry.canonical import canonical_json, sha256_text
-from mlray.registry.conditions import Asked, Condition, hidden, of_model, of_version
+from mlray.registry.conditions import Asked, Condition, asked_of_each, hidden, of_model, of_version
 from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.plain import is_number
 from mlray.registry.policy import STAGES
@@ -146,10 +146,11 @@ def _planned(
     lead = [_leads(kind, one, order) for one in conditions]
     some = next((one for one, leads in zip(conditions, lead, strict=True) if not leads and one.few(session)), None)
     if some is None or some.found is None:
-        walked = [one.found if leads else one.asked for one, leads in zip(conditions, lead, strict=True)]
-        return [one for one in walked if one is not None], order
-    rest = [one.asked for one in conditions if one is not some]
-    return [some.found, *rest], [_Key(key.name, hidden(key.column), key.descends) for key in order]
+        walked = [one.found for one, leads in zip(conditions, lead, strict=True) if leads and one.found is not None]
+        rest = [one for one, leads in zip(conditions, lead, strict=True) if not leads]
+        return [*walked, *asked_of_each(rest)], order
+    rest = [one for one in conditions if one is not some]
+    return [some.found, *asked_of_each(rest)], [_Key(key.name, hidden(key.column), key.descends) for key in order]
 
 
 def _leads(kind: _Kind, one: Asked, order: list[_Key]) -> bool:

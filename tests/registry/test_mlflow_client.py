@@ -1,7 +1,6 @@
 """MLflow's own client, unchanged, over real HTTP: it registers, searches, promotes and loads, under our rules."""
 
 import re
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,6 @@ import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*model registry stages.*:FutureWarning")
 RUN = "8c1f0a"
-
-
-@pytest.fixture
-def urls(request, tmp_path):
-    """SQLite only: what differs between the databases is tested below HTTP."""
-    shutil.copy(request.getfixturevalue("staffed_sqlite").template, tmp_path / "registry.db")
-    return f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "artifacts")
 
 
 @pytest.fixture

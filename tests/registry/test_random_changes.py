@@ -29,7 +29,7 @@ CHANGES = (
     *[moved] * 4,
     *[approved] * 8,
     lambda some, rules, at, call: rules.revoke_approval(*at, stage=some.choice(LIVE), call=call),
-    lambda _some, rules, at, call: rules.rollback(at[0], call=call),
+    lambda some, rules, at, call: rules.rollback(at[0], version=some.choice([None, at[1]]), call=call),
     lambda some, rules, at, call: rules.set_alias(at[0], some.choice(ALIASES), at[1], call=call),
     lambda some, rules, at, call: rules.remove_alias(at[0], some.choice(ALIASES), call=call),
     lambda some, rules, at, call: rules.set_tag(at[0], "data", some.choice("xy"), version=at[1], call=call),

@@ -100,7 +100,7 @@ def in_ray(ray_cluster, team, urls):  # noqa: ARG001
     actor.stop()
 
 
-@pytest.mark.parametrize("urls", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("urls", ["postgresql"], indirect=True)  # with SQLite the actor itself is tested
 def test_ray_serve_answers_over_the_actor_of_the_cluster(in_ray, team):
     team.version(b"weights")
     with httpx.Client(base_url=in_ray, timeout=60) as client:

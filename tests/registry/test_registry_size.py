@@ -91,6 +91,10 @@ FEW = Where(field="stage", operator="=", value="Staging")
 NEWEST = (Order(field="updated_at", descending=True),)
 NO_PROMPT = TagWhere(key="mlflow.prompt.is_prompt", operator="=", value="false", or_absent=True)
 MLFLOW = (*NEWEST, Order(field="name"), Order(field="version", descending=True))
+MOST = (
+    Where(field="source", operator="=", value=""), Where(field="run_id", operator="LIKE", value="run-%"),
+    Where(field="name", operator="ILIKE", value="%RAU%"), Where(field="service", operator="!=", value="taxis"),
+)  # fmt: skip
 ASKED = {
     "a model's page": VersionQuery(where=(NAME,)),
     "a model's newest": VersionQuery(where=(NAME,), order_by=NEWEST),
@@ -109,6 +113,8 @@ ASKED = {
     "a tag of one": VersionQuery(where=(TagWhere(key="own", operator="=", value="run-77777"),)),
     "a tag of all": VersionQuery(where=(TEAM,)),
     "a tag of all, newest first": VersionQuery(where=(TEAM,), order_by=NEWEST),
+    "five that most meet": VersionQuery(where=(STAGE, *MOST), order_by=NEWEST),
+    "two tags of all": VersionQuery(where=(TEAM, TagWhere(key="own", operator="LIKE", value="run-%"))),
 }  # fmt: skip
 
 
@@ -124,6 +130,20 @@ def test_a_search_walks_an_index_and_answers_in_time(registry, asked):
     assert_quick(registry, lambda: registry.search(query))
     if page.next_page_token is not None:
         assert_quick(registry, lambda: registry.search(replace(query, page_token=page.next_page_token)))
+
+
+@pytest.mark.parametrize("asked", ["five that most meet", "two tags of all"])
+def test_what_most_rows_meet_is_asked_along_an_index_until_there_is_a_page(registry, asked):
+    query = ASKED[asked]
+    query = replace(query, page_token=registry.search(query).next_page_token)
+
+    found = plans(registry, lambda: registry.search(query))
+
+    page, way = ("MATERIALIZE", "INDEX") if is_sqlite(registry) else ("Limit", "Scan")
+    under = [after for step, after in itertools.pairwise(found) if page in step]
+    assert under
+    assert all(way in step for step in under), found
+    assert "hashed" not in str(found), found  # all that meet a condition would be kept first
 
 
 def test_postgresql_has_looked_at_what_was_imported_and_sqlite_plans_without_statistics(registry):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import httpx
@@ -18,13 +17,6 @@ PASSED = {"evaluation": Gate(passed=True, value=0.755, threshold=0.7)}
 FRAUD = "/v1/models/fraud"
 SENT = {"/v1/models/other/copies": {"of": "fraud@none"}, f"{FRAUD}/versions": {"digest": "0" * 64}}
 """Bodies for which the server would look something up."""
-
-
-@pytest.fixture
-def urls(request, tmp_path):
-    """SQLite only: what differs between the databases is tested below HTTP."""
-    shutil.copy(request.getfixturevalue("staffed_sqlite").template, tmp_path / "registry.db")
-    return f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "artifacts")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The end of a zip: one whose numbers contradict each other holds one thing for one reader, another for the next."""
 
 import io
+import re
 import struct
 import zipfile
 
@@ -12,13 +13,14 @@ from mlray.registry.pickles import is_pickle
 END, WIDE, LOCATOR = "<4s4H2LH", "<4sQ2H2L4Q", "<4sLQL"
 
 
-def zipped(comment: bytes = b"") -> bytes:
-    """Of one text; the comment of its member makes the directory longer."""
+def zipped(comment: bytes = b"", members: int = 1) -> bytes:
+    """Of texts; the comments of its members make the directory longer."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as packed:
-        member = zipfile.ZipInfo("words.txt")
-        member.comment = comment
-        packed.writestr(member, b"hello")
+        for number in range(members):
+            member = zipfile.ZipInfo(f"words{number}.txt")
+            member.comment = comment
+            packed.writestr(member, b"hello")
     return written.getvalue()
 
 
@@ -41,24 +43,25 @@ def changed(content: bytes, layout: str, at: int, number: int, by: int) -> bytes
 
 
 def of_two_directories() -> bytes:
-    """A file of torch's, and a text: the end tells the place of one directory and the length of the other."""
+    """A file of torch's, and texts: the end tells the place of one directory and the length of the other."""
     written = io.BytesIO()
     torch.save({"weight": torch.zeros(3)}, written)
     front = written.getvalue()
     with zipfile.ZipFile(written) as packed:
         place, members = packed.start_dir, len(packed.infolist())
-    text = bytearray(zipped(comment=bytes(len(front) - place)))
-    directory = text.index(b"PK\x01\x02")
-    length = len(text) - directory - 22
-    moved = place - directory  # to which Python adds what seems to lie before the zip
-    struct.pack_into("<L", text, directory + 42, moved)
-    return front + text[:-22] + struct.pack(END, b"PK\x05\x06", 0, 0, members, members, length, place, 0)
+    texts = bytearray(zipped(bytes(len(front) - place), members))
+    directory = texts.index(b"PK\x01\x02")
+    for entry in re.finditer(b"PK\x01\x02", texts):
+        (local,) = struct.unpack_from("<L", texts, entry.start() + 42)
+        struct.pack_into("<L", texts, entry.start() + 42, local + place - directory)  # Python moves it by the rest
+    told = (0, 0, members, members, len(texts) - directory - 22, place, 0)
+    return front + texts[:-22] + struct.pack(END, b"PK\x05\x06", *told)
 
 
 def test_what_torch_and_python_read_of_one_file_is_not_the_same_and_it_counts_as_a_pickle():
     content = of_two_directories()
 
-    assert zipfile.ZipFile(io.BytesIO(content)).namelist() == ["words.txt"]
+    assert zipfile.ZipFile(io.BytesIO(content)).read("words0.txt") == b"hello"
     assert torch.load(io.BytesIO(content), weights_only=True)["weight"].tolist() == [0, 0, 0]
     assert is_pickle("w", io.BytesIO(content))
 
