@@ -23,7 +23,7 @@ FEW = 2000
 _ANY = ("%", "_")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Asked:
     """A condition. found: finds its rows by an index; None where no index can. asked: is asked of each row.
 
@@ -39,10 +39,13 @@ class Asked:
 
     def few(self, session: Session) -> bool:
         """Whether at most FEW rows meet it, and an index finds them."""
-        if self.found is None or self.rows is None:
-            return False
-        counted = select(func.count()).select_from(self.rows.limit(FEW + 1).subquery())
-        return bool(session.execute(counted).scalar_one() <= FEW)
+        return self.found is not None and self.rows is not None and few(session, self.rows)
+
+
+def few(session: Session, rows: Select[Any]) -> bool:
+    """Whether there are at most FEW of them; the count stops there."""
+    counted = select(func.count()).select_from(rows.limit(FEW + 1).subquery())
+    return bool(session.execute(counted).scalar_one() <= FEW)
 
 
 def of_version(dialect: str, one: Where | TagWhere) -> Asked:
@@ -73,7 +76,8 @@ def asked_of_each(conditions: Sequence[Asked]) -> list[Condition]:
     """The conditions as they are asked of each row, in one CASE: no index answers it, and PostgreSQL takes it to hold
     for every second row. Of several comparisons without an index it would expect next to none, and sort.
     """
-    return [case((and_(*(one.asked for one in conditions)), true()), else_=false())] if conditions else []
+    cheap_first = [one.asked for one in sorted(conditions, key=lambda one: one.field is None)]
+    return [case((and_(*cheap_first), true()), else_=false())] if conditions else []
 
 
 def _here(dialect: str, column: Any, one: Where) -> Asked:

@@ -127,7 +127,9 @@ class Database:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        event.listen(engine, "connect", _configure_postgresql)
+        return engine
     _make_folder(Path(url.database or ""))
     engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None})
     event.listen(engine, "connect", _configure_sqlite)
@@ -145,6 +147,13 @@ def _make_folder(database: Path) -> None:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    """No statement of ours runs for as long as PostgreSQL would compile it, 170 to 350 ms."""
+    connection.autocommit = True
+    connection.execute("SET jit = off").close()
+    connection.autocommit = False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sqlmodel import Session, col, select
 from mlray.errors import InvalidQuery
 from mlray.registry import lookup
 from mlray.registry.canonical import canonical_json, sha256_text
-from mlray.registry.conditions import Asked, Condition, asked_of_each, hidden, of_model, of_version
+from mlray.registry.conditions import Asked, Condition, asked_of_each, few, hidden, of_model, of_version
 from mlray.registry.model_version import ModelVersion, RegisteredModel
 from mlray.registry.plain import is_number
 from mlray.registry.policy import STAGES
@@ -116,10 +116,13 @@ def _page(session: Session, kind: _Kind, query: Query, conditions: list[Asked]) 
 
 def _statement(kind: _Kind, where: Sequence[Condition], order: Sequence[_Key], limit: int) -> Any:
     """The rows of a page. Their keys are found first, which an index alone may hold; only then the rows are read."""
-    primary = [kind.columns[name] for name in kind.ties]
-    found = select_columns(*primary).where(*where).order_by(*_by(order)).limit(limit).subquery()
-    same = [col(mine) == found.c[mine.key] for mine in primary]
+    found = _keys(kind, where).order_by(*_by(order)).limit(limit).subquery()
+    same = [col(mine) == found.c[mine.key] for mine in (kind.columns[name] for name in kind.ties)]
     return select(kind.table).join(found, and_(*same)).order_by(*_by(order))
+
+
+def _keys(kind: _Kind, where: Sequence[Condition]) -> Any:
+    return select_columns(*(kind.columns[name] for name in kind.ties)).where(*where)
 
 
 def _by(order: Sequence[_Key]) -> list[ColumnElement[Any]]:
@@ -140,17 +143,19 @@ def _order(kind: _Kind, query: Query) -> list[_Key]:
 def _planned(
     session: Session, kind: _Kind, conditions: list[Asked], order: list[_Key]
 ) -> tuple[list[Condition], list[_Key]]:
-    """Conditions and order such that only the better way is open: by the first condition that few rows meet, or along
-    the order, with what its index begins with.
+    """Conditions and order such that only the better way is open: by the first condition that few rows meet; along the
+    order, with what its index begins with; or, where few rows meet all of them, through the table, which PostgreSQL
+    reads several times as fast as rows one by one.
     """
-    lead = [_leads(kind, one, order) for one in conditions]
-    some = next((one for one, leads in zip(conditions, lead, strict=True) if not leads and one.few(session)), None)
-    if some is None or some.found is None:
-        walked = [one.found for one, leads in zip(conditions, lead, strict=True) if leads and one.found is not None]
-        rest = [one for one, leads in zip(conditions, lead, strict=True) if not leads]
-        return [*walked, *asked_of_each(rest)], order
-    rest = [one for one in conditions if one is not some]
-    return [some.found, *asked_of_each(rest)], [_Key(key.name, hidden(key.column), key.descends) for key in order]
+    leading = [one for one in conditions if _leads(kind, one, order)]
+    some = next((one for one in conditions if one not in leading and one.few(session)), None)
+    by_index = leading if some is None else [some]
+    rest = [one for one in conditions if one not in by_index]
+    where = [*(one.found for one in by_index if one.found is not None), *asked_of_each(rest)]
+    scanned = some is None and bool(rest) and _dialect(session) != "sqlite" and few(session, _keys(kind, where))
+    if some is not None or scanned:
+        order = [_Key(key.name, hidden(key.column), key.descends) for key in order]
+    return where, order
 
 
 def _leads(kind: _Kind, one: Asked, order: list[_Key]) -> bool:
