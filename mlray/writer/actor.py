@@ -1,7 +1,8 @@
 """The writer as a named, detached Ray actor: one per lake and online store, found by name, restarted by Ray.
 
 It outlives the process that started it, as servers need, and ends by `stop`, which serving calls at its end, or with
-its cluster. It lives on the head node, where a local lake and an LMDB file lie, and runs the installed package.
+its cluster. Told to end by SIGTERM, it is let finish the calls that have begun (Ray does so), and is started again. It
+lives on the head node, where a local lake and an LMDB file lie, and runs the installed package.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ PREFIX = "writer-"
 CALLS = 10_000
 """Calls that may be under way; how many rows may wait is for the writer to say."""
 PATIENCE = 60.0
-"""Seconds in which a call with a key is repeated while the actor is started again."""
+"""Seconds in which a call that may be repeated is, while the actor is started again."""
 PLACEMENT = {"node:__internal_head__": 0.001}
 RUNTIME_ENVIRONMENT = {"working_dir": "local:///"}
 """Else a detached actor would keep the working directory, and the code, of the job that happens to start it."""
@@ -112,26 +113,19 @@ class RemoteWriter:
         return name_of(*self._arguments[:2])
 
     def start(self) -> "RemoteWriter":
-        """Starts the actor, unless it runs; returns when it does."""
-        remote: Any = ray.remote
-        actor = (
-            remote(WriterActor)
-            .options(
-                name=self.name,
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                max_restarts=-1,
-                max_task_retries=0,  # only a call with a key can be repeated: see `ingest`
-                max_concurrency=CALLS,
-                num_cpus=0,
-                resources=PLACEMENT,
-                runtime_env=RUNTIME_ENVIRONMENT,
-            )
-            .remote(*self._arguments)
-        )
-        ray.get(actor.stats.remote())
-        return self
+        """Starts the actor, unless it runs; returns when it does. One that is just ending is waited for."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            was_there = self.running()
+            try:
+                ray.get(self._actor().stats.remote())
+            except RayActorError as error:
+                failed = isinstance(error, ActorDiedError) and not was_there  # in its constructor, which is final
+                if failed or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return self
 
     def running(self) -> bool:
         """Whether there is such an actor."""
@@ -164,7 +158,26 @@ class RemoteWriter:
     def stats(self) -> list[Stats]:
         """`Writer.stats`; none where it does not run."""
         actor = _found(self.name)
-        return [Stats(**one) for one in ray.get(actor.stats.remote())] if actor else []
+        return [Stats(**one) for one in _patiently(actor.stats)] if actor else []
+
+    def _actor(self) -> Any:
+        remote: Any = ray.remote
+        return (
+            remote(WriterActor)
+            .options(
+                name=self.name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_task_retries=0,  # only a call with a key can be repeated: see `ingest`
+                max_concurrency=CALLS,
+                num_cpus=0,
+                resources=PLACEMENT,
+                runtime_env=RUNTIME_ENVIRONMENT,
+            )
+            .remote(*self._arguments)
+        )
 
     def _call(self, source: DeltaSource, rows: pa.Table, key: str | None) -> Any:
         actor = _found(self.name)
@@ -198,10 +211,10 @@ def stop() -> None:
         if actor is None:
             continue
         try:
-            ray.get(actor.stop.remote())
-            ray.kill(actor, no_restart=True)
+            _patiently(actor.stop)
         except (ActorDiedError, ActorUnavailableError) as error:
             logger.warning("%s ended before it was asked to: %s", name, error)
+        ray.kill(actor, no_restart=True)
 
 
 def name_of(lake: str, online: str) -> str:
@@ -214,6 +227,18 @@ def _found(name: str) -> Any:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         return None
+
+
+def _patiently(method: Any) -> Any:
+    """What a method of an actor gives; called again while Ray starts the actor again."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ray.get(method.remote())
+        except ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _answer(answer: Any) -> Ingested:
