@@ -124,10 +124,13 @@ def _rates(
     return [rates.get(code) for code in range(len(taking_part))], float(frame.difference(method="between_groups"))
 
 
+_LEAST = "min_rows and min_of_label in [gates.bias]"
+
+
 def _problems(found: Sequence[tuple[Mapping[str, Any], str, float | None, float]]) -> Iterator[str]:
     for table, name, value, limit in found:
         if value is None and not table["crossed"]:
-            yield f"{name} by {table['column']}: fewer than two groups have enough rows to be compared"
+            yield f"{name} by {table['column']}: fewer than two groups have enough rows to be compared, see {_LEAST}"
         elif value is not None and value > limit:
             yield f"{name} by {table['column']} differs by {value:.4f}, allowed are {limit:g}"
 

@@ -146,7 +146,8 @@ class _Judge:
                 yield f"{self.metric} is {line['value']:.4f} for {where}, asked for {asked:g}"
         for column, those in groupby(lines, key=lambda line: line["column"]):
             if all(line["why"] is not None for line in those):
-                yield f"no slice by {column} has enough rows to ask it for {self.metric} {asked:g}"
+                what = f"has enough rows to ask it for {self.metric} {asked:g}"
+                yield f"no slice by {column} {what}, see min_rows and min_of_label in [gates.evaluation]"
 
     def dropped(self, beside: Mapping[str, Any] | None) -> Iterator[str]:
         allowed = self.config.max_drop_vs_production

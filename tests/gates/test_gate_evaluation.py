@@ -72,7 +72,8 @@ def test_a_slice_of_one_class_is_named_as_not_judged_and_its_threshold_does_not_
 
 def test_where_no_slice_can_be_judged_a_threshold_for_slices_is_not_met() -> None:
     result = found(GOOD, slices=("country",), min_rows=5000, slice_threshold=0.6)
-    assert result.problems == ("no slice by country has enough rows to ask it for auc 0.6",)
+    assert result.problems == ("no slice by country has enough rows to ask it for auc 0.6, "
+                               "see min_rows and min_of_label in [gates.evaluation]",)
     assert found(GOOD, slices=("country",), min_rows=5000).passed  # nothing is asked of them
 
 
