@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mlray.aggregation.aggregate import Ranges
 from mlray.aggregation.timeline import NOWHERE
-from mlray.aggregation.window import Times
+from mlray.aggregation.window import Times, minus
 from mlray.features import keys as typed_keys
 from mlray.features.needed import needed
 from mlray.features.rows import TS
@@ -163,8 +163,8 @@ def _by_time(
     view, at = sought.bound.view, instants(block.column(timestamp), f"spine column '{timestamp}'")
     mine = mine[np.argsort(at.floor[mine], kind="stable")]
     step = max(limit // _TIMES, 1)
-    cuts = sought.times(code, step)[limit // step - 1 :: limit // step] + view.source.lag_us
-    for part in np.split(mine, np.searchsorted(at.floor[mine], cuts)):
+    cuts = sought.times(code, step)[limit // step - 1 :: limit // step]
+    for part in np.split(mine, np.searchsorted(minus(at.floor[mine], view.source.lag_us), cuts)):
         if len(part):
             first, last = int(at.floor[part[0]]), int(at.ceil[part].max())
             yield part, sought.met(code, first, last)

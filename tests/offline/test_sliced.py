@@ -76,6 +76,16 @@ def test_a_slice_of_a_hot_key_holds_little_more_than_its_limit() -> None:
     assert max(rows.num_rows for _, rows in parts) <= 100 + 12 + 10
 
 
+def test_with_a_lag_an_event_at_the_end_of_time_is_never_seen_and_no_question_is_answered_twice() -> None:
+    never = np.iinfo(np.int64).max
+    times = pa.array([1, 2, 3, never, never], pa.timestamp("us", tz="UTC"))
+    rows = pa.table({"k": [7] * 5, "ts": times, "v": [1, 2, 3, 4, 5]})
+    source = ml.DeltaSource("s", path="s", timestamp="ts", lag=ml.minutes(1))
+    view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["v"])
+    spine = pa.table({"k": [7, 7], "timestamp": pa.array([MINUTE + 2, 0], times.type)})
+    assert answer_part(asked_of(view), Pieces.of(events(view, rows)), spine, "timestamp", 2)["v"].to_pylist() == [2, None]
+
+
 def test_events_that_nobody_asks_for_are_not_held() -> None:
     view, found, spine = history(1000)
     others = spine.set_column(0, "k", pa.array([8, None] * 500))
