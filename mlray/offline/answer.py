@@ -10,7 +10,7 @@ from mlray.features import keys as typed_keys
 from mlray.features.evaluate import Queries, evaluate
 from mlray.features.order import Events, prepare
 from mlray.features.service import FeatureService
-from mlray.features.types import instants
+from mlray.features.types import canonical_type, instants
 from mlray.features.vector import Answers, assemble, request_fields
 from mlray.features.view import BoundView, FeatureView
 from mlray.offline.spine import ROW
@@ -32,7 +32,9 @@ def held(view: FeatureView, rows: pa.Table) -> Held:
 
 def coded_keys(view: FeatureView, rows: pa.Table) -> tuple[pa.Table, Ranges]:
     """The distinct keys of the events, and the code of every row."""
-    return typed_keys.distinct(rows.select(list(view.keys)) if view.keys else keyless(rows.num_rows))
+    dictionary, codes = typed_keys.distinct(rows.select(list(view.keys)) if view.keys else keyless(rows.num_rows))
+    types = [field.with_type(canonical_type(field.type)) for field in dictionary.schema]  # there was room for long text
+    return dictionary.cast(pa.schema(types)), codes
 
 
 def answer(bound: BoundView, known: Held, block: pa.Table, timestamp: str) -> pa.Table:

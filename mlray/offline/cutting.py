@@ -24,9 +24,9 @@ def cut(rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int6
     """
     order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
     ends = np.cumsum(np.bincount(of, minlength=count))
-    places, rows = order if kept is None else kept[order], roomy(rows)
+    places, wide = order if kept is None else kept[order], roomy(rows)
     for group in np.split(places, ends[:-1]):
-        yield rows.take(pa.array(group))
+        yield _tight(wide.take(pa.array(group)), rows.schema)
 
 
 def roomy(rows: pa.Table) -> pa.Table:
@@ -37,6 +37,14 @@ def roomy(rows: pa.Table) -> pa.Table:
     ]
     schema = pa.schema(fields)
     return (rows if schema.equals(rows.schema) else rows.cast(schema)).combine_chunks()
+
+
+def _tight(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in the types of `schema` again, but for text that is still too large."""
+    if rows.schema.equals(schema):
+        return rows
+    fits = [f if rows.column(f.name).nbytes < _LONG else rows.schema.field(f.name) for f in schema]
+    return rows.cast(pa.schema(fits))
 
 
 def together(files: Sequence[File], size: int) -> list[tuple[Slice, ...]]:

@@ -65,7 +65,7 @@ def answer_part(bound: BoundView, pieces: Pieces, block: pa.Table, timestamp: st
         answers.append(answer(bound, held(bound.view, rows), block.take(pa.array(mine)), timestamp))
         order.append(mine)
     back = np.argsort(np.concatenate(order), kind="stable")
-    return pa.concat_tables(answers).take(pa.array(back))
+    return pa.concat_tables(answers, promote_options="permissive").take(pa.array(back))
 
 
 def slices(

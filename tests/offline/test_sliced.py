@@ -83,7 +83,8 @@ def test_with_a_lag_an_event_at_the_end_of_time_is_never_seen_and_no_question_is
     source = ml.DeltaSource("s", path="s", timestamp="ts", lag=ml.minutes(1))
     view = ml.FeatureView("v", entity=ml.Entity("k", keys=["k"]), source=source, features=["v"])
     spine = pa.table({"k": [7, 7], "timestamp": pa.array([MINUTE + 2, 0], times.type)})
-    assert answer_part(asked_of(view), Pieces.of(events(view, rows)), spine, "timestamp", 2)["v"].to_pylist() == [2, None]
+    answers = answer_part(asked_of(view), Pieces.of(events(view, rows)), spine, "timestamp", 2)
+    assert answers["v"].to_pylist() == [2, None]
 
 
 def test_events_that_nobody_asks_for_are_not_held() -> None:
