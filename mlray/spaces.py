@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 
 from mlray.features.applied import Applied
+from mlray.features.catalog import pinned
 from mlray.features.view import FeatureView
 from mlray.online.corner import Corner
 from mlray.online.record import ViewState, space
 from mlray.online.state import event_bounds
 from mlray.online.store import OnlineStore, open_store
-from mlray.registry.definitions import pinned
 from mlray.registry.model_version import ModelVersion
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from benchmarks import as_of, check, data, ingest, online, scaling, taxi, training, windows
+from benchmarks import as_of, check, data, ingest, online, scaling, taxi, training, training_gpu, windows
 from benchmarks.data import Purchases
 from benchmarks.measure import measured
 from benchmarks.online_data import Online, Truth
@@ -111,6 +111,13 @@ def test_what_a_process_holds_and_takes_is_measured() -> None:
     assert cost.cpu > 0
     assert cost.seconds > 0
     assert cost.total >= cost.process > 32 << 20
+
+
+def test_the_benchmark_of_the_loop_on_a_gpu_runs_where_there_is_none(options: Options) -> None:
+    training_gpu.run(options, "cpu", rows=2048, batch=512)
+    report = written(options, "training_gpu")
+    assert "| ten times wider, bfloat16 |" in report
+    assert "2,048 rows, 40 numbers" in report
 
 
 @pytest.mark.usefixtures("ray_cluster")

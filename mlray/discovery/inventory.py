@@ -6,13 +6,12 @@ from typing import Literal, Self, get_args
 
 from mlray.errors import UnknownName
 from mlray.features.applied import Applied
-from mlray.features.catalog import service_hash, view_hash
+from mlray.features.catalog import pinned, service_hash, view_hash
 from mlray.features.entity import Entity
 from mlray.features.service import FeatureService
 from mlray.features.source import DeltaSource
 from mlray.features.thing import called, owned
 from mlray.features.view import FeatureView
-from mlray.registry.definitions import pinned
 from mlray.registry.model_version import ModelVersion
 
 Kind = Literal["entity", "source", "view", "service", "model"]

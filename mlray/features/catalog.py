@@ -12,7 +12,7 @@ from typing import Any
 
 from mlray.aggregation.aggregate import Aggregate, registered
 from mlray.aggregation.window import Window, microseconds
-from mlray.errors import UnknownName
+from mlray.errors import MlrayError, UnknownName
 from mlray.features.entity import Entity
 from mlray.features.on_demand import OnDemand
 from mlray.features.service import FeatureService, Item
@@ -20,6 +20,11 @@ from mlray.features.source import REQUEST_TYPES, DeltaSource, RequestFields, Req
 from mlray.features.view import BoundView, FeatureView
 
 Plain = dict[str, Any]
+
+_UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MlrayError,
+)  # fmt: skip
+"""What a text that is no service can raise: it may be anybody's."""
 
 
 def service_text(service: FeatureService) -> str:
@@ -30,6 +35,16 @@ def service_text(service: FeatureService) -> str:
 def service_from_text(text: str) -> FeatureService:
     """The service that `service_text` wrote."""
     return decode_service(json.loads(text))
+
+
+def pinned(definition: str) -> FeatureService | None:
+    """The service that a version or a training set pins; None for the text of none that this release can rebuild.
+    Nothing in the text is run.
+    """
+    try:
+        return service_from_text(definition) if definition else None
+    except _UNREADABLE:
+        return None
 
 
 def service_hash(service: FeatureService) -> str:

@@ -95,6 +95,19 @@ def item_names(item: Item) -> list[str]:
     return list(item.columns) if isinstance(item, RequestFields) else item.names
 
 
+def origins(service: FeatureService) -> dict[str, str]:
+    """By feature, where it comes from, in words."""
+    return {name: _origin(item) for item in service.items for name in item_names(item)}
+
+
+def _origin(item: Item) -> str:
+    if isinstance(item, OnDemand):
+        return "of no view: computed on demand"
+    if isinstance(item, RequestFields):
+        return f"of request source '{item.source.name}'"
+    return f"of view '{item.view.name}'"
+
+
 def read_views(item: Item) -> list[FeatureView]:
     """The views that one item of a service reads, itself or through an on-demand function."""
     parts = item.inputs if isinstance(item, OnDemand) else (item,)

@@ -55,7 +55,7 @@ def examine(ts: Any, kind: str, config: Leakage, ignore: tuple[str, ...] = ()) -
         }
         for name in features
     }
-    problems = (*inconclusive(found, now.num_rows), *_problems(found, config))
+    problems = (*inconclusive(found, now.num_rows), *too_well(found, config))
     largest = max((_known(f[when]) for f in found.values() for when in ("at", "until")), default=0.5)
     return Result(
         passed=not problems,
@@ -177,7 +177,8 @@ def inconclusive(found: Mapping[str, Mapping[str, float]], rows: int) -> Iterato
         )
 
 
-def _problems(found: Mapping[str, Mapping[str, float]], config: Leakage) -> Iterator[str]:
+def too_well(found: Mapping[str, Mapping[str, float]], config: Leakage) -> Iterator[str]:
+    """Which features tell the label too well, and by what."""
     for name, of in found.items():
         if of["at"] >= config.max_auc:
             told = f"{of['at']:.4f} (a coin: 0.5)"

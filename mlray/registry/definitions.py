@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 from sqlmodel import Session, col, select
 
-from mlray.errors import Conflict, MlrayError, SchemaError, UnknownName
-from mlray.features.catalog import service_from_text
+from mlray.errors import Conflict, SchemaError, UnknownName
+from mlray.features.catalog import pinned
 from mlray.features.service import FeatureService
 from mlray.features.thing import Thing
 from mlray.registry.lookup import instant
@@ -30,10 +30,6 @@ DROP, APPLY_AGAIN = "drop", "apply_again"
 KINDS = ("view", "source", "service")
 MAX_NAME = 300
 Done = TypeVar("Done", covariant=True)
-_UNREADABLE = (
-    ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MlrayError,
-)  # fmt: skip
-"""What a text that is no service can raise: it is the caller's of a registration."""
 
 
 class Dropping(Protocol[Done]):
@@ -140,16 +136,6 @@ def require_in_force(session: Session, row: VersionRow, what: str) -> None:
                 f"{row.model}/{row.version} cannot {what}: it reads {thing}, which {drop.who} dropped at {when}; apply "
                 f"it again (`mlray apply`), or train a version without it"
             )
-
-
-def pinned(definition: str) -> FeatureService | None:
-    """The service that a version pins; None for a version of no service, or of one that this release cannot rebuild.
-    Nothing in the text is run.
-    """
-    try:
-        return service_from_text(definition) if definition else None
-    except _UNREADABLE:
-        return None
 
 
 def _reads(row: VersionRow, thing: Thing) -> bool:

@@ -168,6 +168,17 @@ class RunDirectory:
                 "settings and training set, else choose another name with Trainer.Config(run=...)"
             )
 
+    def is_seen(self) -> bool:
+        """Whether what `claim` wrote on the driver is there, where this is asked."""
+        return (self.path / "run.json").exists()
+
+    def unseen(self) -> ConfigError:
+        """What is said where it is not."""
+        return ConfigError(
+            f"training: a worker does not find {self.path}, which the driver has made; storage must be a directory "
+            "that every node sees: a network file system, or a volume that all nodes mount at one path"
+        )
+
     def save(self, snapshot: Snapshot, best: set[int]) -> None:
         """Commits the snapshot, then drops all older checkpoints but those of the steps `best`.
 

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlray.errors import ConfigError
 from mlray.training.task import KINDS
-from mlray.training.values import duration, instant, label_text, plain, require, section
+from mlray.training.values import check_place, duration, instant, label_text, plain, require, section
 
 PARTS = ("train", "validation", "test")
 
@@ -71,6 +70,7 @@ class Sampling:
     class_weights   factor on the loss by label, or "balanced": rows / (classes * rows of the class)
     weight          a column that is a further factor on a row's loss; no feature
     ignore          features that the model does not read
+    allow_null      features that may be null in every training row: others are refused
     max_categories  of a text feature, the most frequent; the others count as unseen
     """
 
@@ -80,10 +80,12 @@ class Sampling:
     class_weights: str | Mapping[str, float] | None = None
     weight: str | None = None
     ignore: tuple[str, ...] = ()
+    allow_null: tuple[str, ...] = ()
     max_categories: int = 10_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        object.__setattr__(self, "allow_null", tuple(self.allow_null))
         for name in ("batch_size", "shuffle_rows", "max_categories"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.prefetch >= 0, "prefetch", self.prefetch, "0 or more")
@@ -168,7 +170,8 @@ class Checkpointing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """workers          processes; (least, most): as many as the cluster has room for; 0: none, the loop runs here
+    """workers          processes; (least, most): as many as there is room for beside their data, as a run begins and
+                     anew after each loss; 0: none, the loop runs here
     cpus_per_worker  logical CPUs, fractions allowed
     device           "cpu", "cuda", or "auto": cuda where the cluster has a GPU per worker
     max_failures     lost workers survived before the run gives up
@@ -188,6 +191,10 @@ class Resources:
         require(self.cpus_per_worker > 0, "cpus_per_worker", self.cpus_per_worker, "more than 0")
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "'auto', 'cpu' or 'cuda'")
         require(self.max_failures >= 0, "max_failures", self.max_failures, "0 or more")
+
+    @property
+    def elastic(self) -> bool:
+        return not isinstance(self.workers, int)
 
     @property
     def least(self) -> int:
@@ -274,7 +281,7 @@ SECTIONS: Mapping[str, type[Any]] = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerConfig:
     """split     {"train": until, "validation": until, "test": until, "embargo": timedelta}; see Split
-    storage   directory that every node sees; the run lies in `storage/<run>`
+    storage   directory that every node sees, no URL; the run lies in `storage/<run>`
     run       name; an interrupted or shorter run of that name is continued; None: a new one
     patience  epochs without a better validation metric before the run stops; None: never
     task      "binary", "multiclass" or "regression"; None: multiclass for a label that is text, else binary
@@ -307,8 +314,7 @@ class TrainerConfig:
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
-        plain = self.run is None or (Path(self.run).name == self.run and not self.run.startswith("."))
-        require(plain, "run", self.run, "a plain name, without '/' and without '.' in front")
+        check_place(self.storage, self.run)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` gives an equal configuration back."""
@@ -332,7 +338,8 @@ class TrainerConfig:
             del found["resources"][name]
         for name in ("steps", "seconds", "keep"):
             del found["checkpoint"][name]
-        del found["sampling"]["prefetch"]
+        for name in ("prefetch", "allow_null"):
+            del found["sampling"][name]
         return found
 
     def identity(self) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError
 
+PATIENCE = 20.0
 T = TypeVar("T")
 
 
@@ -54,12 +56,23 @@ class Part:
     blocks: tuple[Any, ...]
     rows: int
 
-    def stream(self) -> Iterator[Rows]:
-        """The blocks one after the other; the next is fetched to this node while one is in use."""
+    def stream(self, late: Callable[[], None] = lambda: None) -> Iterator[Rows]:
+        """The blocks one after the other; the next is fetched to this node while one is in use. late: called as long as
+        a block is waited for, every PATIENCE seconds.
+        """
         for block, following in zip(self.blocks, (*self.blocks[1:], None), strict=True):
             if following is not None:
                 ray.wait([following], timeout=0, fetch_local=True)
-            yield ray.get(block)
+            yield fetched(block, late)
+
+
+def fetched(block: Any, late: Callable[[], None]) -> Rows:
+    while True:
+        try:
+            rows: Rows = ray.get(block, timeout=PATIENCE)
+            return rows
+        except GetTimeoutError:
+            late()
 
 
 Stream = Callable[[], Iterator[Rows]]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from rich.console import Console
 
 from mlray.errors import DefinitionError, SchemaError
+from mlray.features.catalog import pinned
+from mlray.features.service import origins
 from mlray.offline.content import spelt
 from mlray.offline.written import Told
 from mlray.registry.gates import Gate, write_gates
@@ -28,7 +29,7 @@ from mlray.training.progress import OnEpoch, OnStatus, shown
 from mlray.training.run import Run
 from mlray.training.task import BINARY, Task, kind_of
 from mlray.training.tracking import Tracker, telling, tracked
-from mlray.training.workers import Job, check_room, choose_gpu, fit
+from mlray.training.workers import Job, check_room, choose_gpu, cluster, fit
 
 
 class TrainingData(Told, Protocol):
@@ -59,9 +60,9 @@ def train(
     `on_epoch` is called on the driver, in its own thread, with the metrics of each epoch once it is on the disk;
     `on_status` about twice a second. Without either, see `progress.shown`.
     """
-    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpu = choose_gpu(config.resources, cluster)
-    check_room(config.resources, cluster)
+    have = cluster()
+    gpu = choose_gpu(config.resources, have)
+    check_room(config.resources, have)
     optimization.check(config.optimizer, config.schedule)
     definition_of(config.network.model, config.network.settings)
     with shown(None if on_epoch or on_status else Console(stderr=True)) as told:
@@ -154,9 +155,10 @@ def read_columns(ts: TrainingData, config: Any, task: str | None = None) -> Colu
             f"take it out of service '{ts.service}'"
         )
     ignored, weight = config.sampling.ignore, config.sampling.weight
-    for name in ignored:
-        if name not in ts.features:
-            raise SchemaError.missing_column("Trainer.Config(ignore=...)", name, "the features", ts.features)
+    for setting, named in (("ignore", ignored), ("allow_null", config.sampling.allow_null)):
+        for name in named:
+            if name not in ts.features:
+                raise SchemaError.missing_column(f"training: {setting}", name, "the features", ts.features)
     used = [name for name in ts.features if name not in ignored]
     for name in (*used, ts.label, ts.timestamp, *([weight] if weight else [])):
         if name not in ts.schema.names:
@@ -174,8 +176,15 @@ def read_columns(ts: TrainingData, config: Any, task: str | None = None) -> Colu
     if weight and kind(weight, ts.schema.field(weight).type) != "number":
         raise SchemaError(f"weight '{weight}' is {ts.schema.field(weight).type}; it must be a number")
     kinds = {name: kind(name, ts.schema.field(name).type) for name in used}
+    service = pinned(ts.service_definition)
     return Columns(
-        kinds=kinds, label=ts.label, timestamp=ts.timestamp, weight=weight, task=known, label_type=label_type
+        kinds=kinds,
+        label=ts.label,
+        timestamp=ts.timestamp,
+        weight=weight,
+        task=known,
+        label_type=label_type,
+        origins=origins(service) if service else {},
     )
 
 

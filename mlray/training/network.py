@@ -29,7 +29,7 @@ from mlray.training.preprocessing import FIRST, Preprocessing
 from mlray.training.task import BINARY, REGRESSION, Task
 
 WEIGHTS = "model.safetensors"
-SCORED_ROWS = 16_384
+SCORED_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

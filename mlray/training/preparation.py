@@ -9,7 +9,7 @@ bucket, so neither are more than `MOST_BUCKETS`: of a larger set a task takes se
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,7 +48,8 @@ Hashed = tuple[NDArray[np.uint64], Rows]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
     """What is read of the training set: `kinds` maps each feature of the model to 'number' or 'text'; `weight` is a
-    factor on the loss of a row; `task` is the kind of the task, and `label_type` the label's.
+    factor on the loss of a row; `task` is the kind of the task, and `label_type` the label's; `origins` says in words
+    where a feature comes from.
     """
 
     kinds: Mapping[str, str]
@@ -57,6 +58,7 @@ class Columns:
     weight: str | None = None
     task: str = "binary"
     label_type: pa.DataType = pa.bool_()  # noqa: RUF009 - immutable
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """The columns that `assign_parts` reads."""
@@ -150,13 +152,27 @@ def check(seen: Statistics, columns: Columns, config: Any) -> None:
             f"weight '{columns.weight}' is negative, infinite or null in {seen.bad_weights} of {seen.rows[0]} training "
             f"rows and above 0 in {seen.positive_weights}; a weight is a finite number of 0 or more"
         )
-    for name, moments in seen.numbers.items():
-        if not moments.count:
-            logger.warning("feature '%s' is null in every training row; the model learns nothing from it", name)
+    check_values(seen, columns, config.sampling.allow_null)
     if seen.rows[OUTSIDE]:
         logger.warning(
             "%d rows lie after the split, within its embargo or have no time; they are not used", seen.rows[OUTSIDE]
         )
+
+
+def check_values(seen: Statistics, columns: Columns, allowed: Sequence[str]) -> None:
+    """TrainingFailed for features without a value in the training part: a source that is empty, a key that never
+    meets. Those that are `allowed` are warned of.
+    """
+    empty = [name for name, kind in columns.kinds.items() if not seen.has_value(name, kind)]
+    refused = [name for name in empty if name not in allowed]
+    if refused:
+        named = ", ".join(f"'{name}' {columns.origins.get(name, '')}".rstrip() for name in refused)
+        raise TrainingFailed(
+            f"the {seen.rows[0]:,} rows of the train part have no value of feature {named}; look at the source and at "
+            f"the spine's keys, leave it out with ignore={refused}, or train all the same with allow_null={refused}"
+        )
+    for name in empty:
+        logger.warning("feature '%s' is null in every training row; the model learns nothing from it", name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import ray
 
 from mlray._ray_compat import mlray_errors
 from mlray.errors import ConfigError, TrainingFailed
-from mlray.training.checkpoint import commit
+from mlray.training.checkpoint import RunDirectory, commit
 from mlray.training.design import Design
 from mlray.training.feed import Part
 from mlray.training.launch import TrainingData, begin, finished, tracking
@@ -128,6 +128,9 @@ def fitted(config: SklearnTrainer.Config, preprocessing: Preprocessing, signatur
 def fit_task(
     config: SklearnTrainer.Config, preprocessing: Preprocessing, signature: Signature, part: Part, directory: Path
 ) -> None:
+    run = RunDirectory(directory.parent)
+    if not run.is_seen():
+        raise run.unseen()
     model = fitted(config, preprocessing, signature, part)
     shutil.rmtree(directory, ignore_errors=True)
     commit(directory, model.save)

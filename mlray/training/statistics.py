@@ -87,6 +87,10 @@ class Statistics:
     numbers: dict[str, Moments] = field(default_factory=dict)
     categories: dict[str, Counter[str]] = field(default_factory=dict)
 
+    def has_value(self, name: str, kind: str) -> bool:
+        """Whether a feature, a 'number' or a 'text', is known in any training row."""
+        return bool(self.numbers[name].count if kind == "number" else self.categories[name])
+
 
 def observe_weights(column: pa.ChunkedArray) -> tuple[int, int]:
     """How many are negative, infinite or missing, and how many are usable and not 0."""

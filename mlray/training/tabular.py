@@ -16,9 +16,9 @@ from mlray.training.design import Design
 from mlray.training.feed import Part, Rows
 from mlray.training.model import Model, load_model
 from mlray.training.task import check_kind
-from mlray.training.values import plain, require, section
+from mlray.training.values import check_place, plain, require, section
 
-OF_THE_MACHINE = ("storage", "run", "tracking")
+WITHOUT_EFFECT = ("storage", "run", "tracking", "allow_null")
 """Settings that do not change what comes out; each kind has more."""
 
 
@@ -29,7 +29,8 @@ class TabularConfig:
     task            "binary", "multiclass" or "regression"; None: what the estimator and the label's type say
     one_hot         whether a text feature is a column of 0 and 1 for each of its categories, or one of codes
     class_weights   a weight per class, or "balanced"     weight          a column of weights of rows; no feature
-    ignore          features that the model does not read max_categories  of a text feature; the others count as unseen
+    ignore          features that the model does not read allow_null      those that may be null in every training row
+    max_categories  of a text feature; the others count as unseen
     min_auc         of a binary model on the test rows; below it the gate 'evaluation' fails
     """
 
@@ -42,6 +43,7 @@ class TabularConfig:
     class_weights: str | Mapping[str, float] | None = None
     weight: str | None = None
     ignore: tuple[str, ...] = ()
+    allow_null: tuple[str, ...] = ()
     max_categories: int = 10_000
     min_auc: float = 0.5
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -49,14 +51,14 @@ class TabularConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", Split.of(self.split))
-        object.__setattr__(self, "ignore", tuple(self.ignore))
+        for name in ("ignore", "allow_null"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.tracking, Mapping):
             object.__setattr__(self, "tracking", section(Tracking, self.tracking))
         if self.task is not None:
             check_kind(self.task)
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 or more, below 2**31")
-        named = self.run is None or (Path(self.run).name == self.run and not self.run.startswith("."))
-        require(named, "run", self.run, "a plain name, without '/' and without '.' in front")
+        check_place(self.storage, self.run)
         self.sampling, self.gates  # noqa: B018 - made once, they check their settings
 
     @property
@@ -66,6 +68,7 @@ class TabularConfig:
             class_weights=self.class_weights,
             weight=self.weight,
             ignore=self.ignore,
+            allow_null=self.allow_null,
             max_categories=self.max_categories,
         )
 
@@ -91,7 +94,7 @@ class TabularConfig:
 
     def outcome(self) -> dict[str, Any]:
         """The settings on which it depends what comes out."""
-        return {key: value for key, value in self.to_json().items() if key not in OF_THE_MACHINE}
+        return {key: value for key, value in self.to_json().items() if key not in WITHOUT_EFFECT}
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share."""

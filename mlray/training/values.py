@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from mlray.errors import ConfigError, TimeError
@@ -54,6 +55,14 @@ def label_text(label: Any) -> str:
     if isinstance(label, str):
         return label
     return str(int(label)) if float(label).is_integer() else f"{float(label):g}"
+
+
+def check_place(storage: str, run: str | None) -> None:
+    """ConfigError where no run can lie: a checkpoint is written aside and renamed, which object stores do not do."""
+    path = "a directory that every node sees (NFS, a mounted volume), and no URL"
+    require("://" not in str(storage), "storage", storage, path)
+    named = run is None or (Path(run).name == run and not run.startswith("."))
+    require(named, "run", run, "a plain name, without '/' and without '.' in front")
 
 
 def require(holds: bool, name: str, value: object, needed: str) -> None:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import PlacementGroup
 
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
+from mlray.training.allocator import keep_what_is_freed
 from mlray.training.checkpoint import History, RunDirectory
 from mlray.training.config import Resources, TrainerConfig
 from mlray.training.feed import Part
@@ -60,11 +62,12 @@ class Job:
     directory: RunDirectory
 
     def trainer(self, group: Group) -> Trainer:
+        late = partial(check_remade, self.config.resources, group.world)
         return Trainer(
             self.config,
             self.preprocessing,
             self.signature,
-            {name: part.stream for name, part in self.parts.items()},
+            {name: partial(part.stream, late) for name, part in self.parts.items()},
             {name: part.rows for name, part in self.parts.items()},
             self.directory,
             group=group,
@@ -95,6 +98,35 @@ def check_room(resources: Resources, have: Mapping[str, float]) -> None:
     )
 
 
+def staff(resources: Resources, have: Mapping[str, float], gpu: bool) -> int | tuple[int, int]:
+    """How many workers Ray Train is to start: of (least, most) no more than leave the data its CPU in this cluster."""
+    if isinstance(resources.workers, int):
+        return resources.workers
+    fitting = int((have.get("CPU", 0) - DATA_CPUS) / resources.cpus_per_worker + 1e-9)
+    fitting = min(fitting, int(have.get("GPU", 0))) if gpu else fitting
+    return resources.least, max(resources.least, min(resources.most, fitting))
+
+
+def check_remade(resources: Resources, workers: int) -> None:
+    """For a worker that waits long for a block. RuntimeError where it was lost with its node and nobody can make it
+    again, for the workers hold all CPUs that are left. That is no MlrayError: the workers are started anew, of an
+    elastic run fewer of them.
+    """
+    held, cpus = workers * resources.cpus_per_worker, cluster().get("CPU", 0)
+    if held + DATA_CPUS > cpus:
+        raise RuntimeError(
+            f"rows were lost with their node and cannot be made again: {workers} workers of "
+            f"{resources.cpus_per_worker:g} CPUs hold {held:g} of the {cpus:g} that are left, and that takes "
+            f"{DATA_CPUS}; add a node, or pass fewer workers, or workers=(least, most)"
+        )
+
+
+def cluster() -> dict[str, float]:
+    """What there is of CPUs, GPUs and all else, free or not."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
 def fit(job: Job, gpu: bool, on_epoch: OnEpoch, on_status: OnStatus) -> dict[str, float]:
     """Runs the loop to its end; the metrics that the workers agree on. For what is called meanwhile see launch.py."""
     began = time.time()
@@ -120,18 +152,21 @@ def on_cluster(job: Job, gpu: bool) -> dict[str, float] | MlrayError:
     found: dict[str, float] | MlrayError = survived(
         lambda: torch_trainer(job, gpu),
         job.directory,
-        allowed=job.config.resources.max_failures,
+        job.config.resources,
         reached=lambda: f"step {job.directory.latest()}; Trainer.Config",
     )
     return found
 
 
-def survived(begin: Callable[[], Any], directory: RunDirectory, *, allowed: int, reached: Callable[[], str]) -> Any:
+def survived(
+    begin: Callable[[], Any], directory: RunDirectory, resources: Resources, *, reached: Callable[[], str]
+) -> Any:
     """What the first worker of a trainer of Ray Train's returns. Where its controller is lost, its workers end with it
-    and `begin` makes another trainer. TrainingFailed where this happens too often; reached: how far the run is then,
-    and the name of what configures it.
+    and `begin` makes another trainer; so it does where workers of an elastic run are lost, as many as fit then: Ray's
+    own restart would take every CPU that is left. TrainingFailed where this happens too often; reached: how far the run
+    is then, and the name of what configures it.
     """
-    name = directory.path.name
+    name, allowed = directory.path.name, resources.max_failures
     for _ in range(allowed + 1):
         try:
             return begin().fit().return_value
@@ -141,7 +176,9 @@ def survived(begin: Callable[[], Any], directory: RunDirectory, *, allowed: int,
             reason: Exception = error
         except ray.train.TrainingFailedError as error:
             reason = error
-            break
+            if not resources.elastic:
+                break
+            logger.warning("workers of run '%s' were lost", name)
     raise TrainingFailed(
         f"the workers of run '{name}' were lost more than {allowed} times (max_failures), after "
         f"{reached()}(run='{name}') goes on from there; the last reason: {reason}"
@@ -160,7 +197,7 @@ def release(directory: RunDirectory) -> None:
 def torch_trainer(job: Job, gpu: bool) -> TorchTrainer:
     resources = job.config.resources
     loop: Any = run_worker
-    workers: Any = resources.workers
+    workers: Any = staff(resources, cluster(), gpu)
     return TorchTrainer(
         loop,
         train_loop_config={"job": job},
@@ -173,13 +210,19 @@ def torch_trainer(job: Job, gpu: bool) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name=f"ray-{uuid.uuid4().hex[:8]}",
             storage_path=str(job.directory.path),
-            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            failure_config=failures(resources),
         ),
     )
 
 
+def failures(resources: Resources) -> ray.train.FailureConfig:
+    """What Ray Train survives by itself; of an elastic run `survived` does."""
+    return ray.train.FailureConfig(max_failures=0 if resources.elastic else resources.max_failures)
+
+
 def run_worker(settings: dict[str, Any]) -> dict[str, float] | MlrayError:
     """The loop in one worker."""
+    keep_what_is_freed()
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     if group.device.type == "cpu":
@@ -189,8 +232,10 @@ def run_worker(settings: dict[str, Any]) -> dict[str, float] | MlrayError:
 
 def run(job: Job, group: Group) -> dict[str, float] | MlrayError:
     """The metrics, or the error where the same would fail again: Ray starts anew after what is raised."""
-    record_workers(job.directory, group)
     try:
+        if group.in_trouble(None if job.directory.is_seen() else job.directory):
+            raise job.directory.unseen()
+        record_workers(job.directory, group)
         return job.trainer(group).train()
     except MlrayError as error:
         return error

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,16 @@ from mlray.training.tabular import TabularConfig, matrix_of, scores_of
 from mlray.training.task import BINARY, MULTICLASS, REGRESSION, Task
 from mlray.training.tracking import telling
 from mlray.training.values import require
-from mlray.training.workers import check_room, reserved, survived, watched
+from mlray.training.workers import (
+    check_remade,
+    check_room,
+    cluster,
+    failures,
+    reserved,
+    staff,
+    survived,
+    watched,
+)
 from mlray.training.xgboost_rounds import Rounds
 
 if TYPE_CHECKING:
@@ -63,15 +73,17 @@ class XGBoostTrainer:
         rounds: int = 200
         patience: int | None = 20
         checkpoint_rounds: int = 20
-        workers: int = 2
+        workers: int | tuple[int, int] = 2
         cpus_per_worker: float = 0.5
         max_failures: int = 3
 
         def __post_init__(self) -> None:
             super().__post_init__()
             require(self.model == "xgboost", "model", self.model, "'xgboost'")
-            for name in ("rounds", "checkpoint_rounds", "workers"):
+            for name in ("rounds", "checkpoint_rounds"):
                 require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            object.__setattr__(self, "workers", self.resources.workers)
+            require(self.resources.least >= 1, "workers", self.workers, "at least 1")
             require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1, or None")
             for name in _OURS:
                 given = self.arguments.get(name)
@@ -140,7 +152,7 @@ def train(config: XGBoostTrainer.Config, ts: TrainingData, *, on_epoch: OnEpoch 
     ConfigError without the extra 'xgboost', TrainingFailed where workers are lost too often.
     """
     check_installed()
-    check_room(config.resources, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    check_room(config.resources, cluster())
     begun = begin(config, ts, model="xgboost")
     task = begun.signature.known_task
     job = Job(
@@ -171,7 +183,7 @@ def fit(job: Job, directory: RunDirectory) -> list[float]:
     found: list[float] | MlrayError = survived(
         lambda: ray_trainer(job),
         directory,
-        allowed=job.config.max_failures,
+        job.config.resources,
         reached=lambda: f"round {job.rounds.latest()}; XGBoostTrainer.Config",
     )
     if isinstance(found, MlrayError):
@@ -184,27 +196,33 @@ def ray_trainer(job: Job) -> Any:
 
     loop: Any = run_worker
     resources = job.config.resources
+    workers: Any = staff(resources, cluster(), False)
     return RayXGBoost(
         loop,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.config.workers, resources_per_worker={"CPU": resources.cpus_per_worker}
+            num_workers=workers, resources_per_worker={"CPU": resources.cpus_per_worker}
         ),
         run_config=ray.train.RunConfig(
             name=f"ray-{uuid.uuid4().hex[:8]}",
             storage_path=str(job.model.parent),
-            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            failure_config=failures(resources),
         ),
     )
 
 
 def run_worker(settings: dict[str, Any]) -> list[float] | MlrayError:
     """The rounds in one worker; an error that would come again is given back, for Ray starts anew after what raises."""
+    import xgboost
+
     job: Job = settings["job"]
+    directory = RunDirectory(job.model.parent)
+    if xgboost.collective.allreduce(np.array([float(not directory.is_seen())]), xgboost.collective.Op.SUM)[0]:
+        return directory.unseen()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     line = {"rank": rank, "pid": os.getpid(), "after_round": job.rounds.latest(), "placement_group": reserved()}
-    with (job.model.parent / "workers.jsonl").open("a", encoding="utf-8") as file:
+    with directory.workers.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     matrices = {part: share_of(job, part, rank, world) for part in ("train", "validation")}
     try:
@@ -217,7 +235,8 @@ def share_of(job: Job, part: str, rank: int, world: int) -> "xgboost.DMatrix":
     """This worker's rows of a part."""
     import xgboost
 
-    blocks = list(share(job.parts[part].stream, rank=rank, world=world))
+    late = partial(check_remade, job.config.resources, world)
+    blocks = list(share(partial(job.parts[part].stream, late), rank=rank, world=world))
     matrix, labels = matrix_of(blocks, job.design, np.float32), np.concatenate([rows.labels for rows in blocks])
     weights = np.concatenate([rows.weights for rows in blocks]) if part == "train" else None
     return xgboost.DMatrix(matrix, label=labels, weight=weights, nthread=1)

@@ -66,12 +66,13 @@ def test_a_group_without_a_positive_has_no_true_positive_rate_and_not_zero() -> 
     assert equalized_odds_difference(labels, (noise >= 0.5).astype(int), sensitive_features=GROUP) > 0.4
 
 
-def test_a_large_group_with_few_of_a_label_is_named_too() -> None:
+@pytest.mark.parametrize(("label", "rate"), [("yes", "true positive"), ("no", "false positive")])
+def test_a_large_group_with_few_of_a_label_is_named_too(label: str, rate: str) -> None:
     group = RANDOM.choice(["a", "b", "c"], ROWS)
-    labels = np.where(group == "c", 0.0, LABELS)
+    labels = np.where(group == "c", float(label == "no"), LABELS)
     result = found(FAIR, {"group": group}, labels, max_equalized_odds=1.0, max_demographic_parity=1.0)
     assert result.passed  # a and b are compared in both, c in what can be said of it
-    assert result.notes == ("by group, too few rows labelled yes, true positive rate not compared: c",)
+    assert result.notes == (f"by group, too few rows labelled {label}, {rate} rate not compared: c",)
 
 
 def test_groups_are_crossed_and_a_crossing_without_rows_is_named_as_empty() -> None:
@@ -82,6 +83,36 @@ def test_groups_are_crossed_and_a_crossing_without_rows_is_named_as_empty() -> N
     sizes = {line["group"]: line["size"] for line in crossing["groups"]}
     assert sizes == {"a, x": "compared", "a, y": "empty", "b, x": "compared", "b, y": "compared"}
     assert "by group x other, empty and not compared: a, y" in result.notes
+
+
+def test_a_crossing_that_is_decided_otherwise_fails_where_neither_of_its_groups_does() -> None:
+    other = RANDOM.choice(["x", "y"], ROWS)
+    scores = FAIR - 0.3 * ((GROUP == "a") == (other == "x"))  # a half of each group
+    result = found(scores, {"group": GROUP, "other": other})
+    assert [problem.split(" differs")[0] for problem in result.problems] == [
+        "demographic_parity by group x other",
+        "equalized_odds by group x other",
+    ]
+    alone = found(scores, {"group": GROUP, "other": other}, crossings=False)
+    assert (alone.passed, len(alone.details["groups"])) == (True, 2)
+
+
+def test_the_answer_is_yes_from_the_decision_on_and_a_number_is_a_group_by_its_quantile() -> None:
+    age = np.where(GROUP == "b", 70.0, 30.0)
+    table = found(UNFAIR, {"age": age}, decision=0.3, bins={"age": 2}).details["groups"][0]
+    assert table["demographic_parity"] == demographic_parity_difference(LABELS, UNFAIR >= 0.3, sensitive_features=GROUP)
+    assert [line["group"] for line in table["groups"]] == ["< 70", ">= 70"]
+
+
+def test_of_several_classes_one_is_the_yes_and_it_is_decided_where_it_is_the_likeliest() -> None:
+    classes, place = Task(kind="multiclass", classes=("no", "maybe", "yes")), 2 * (UNFAIR >= 0.5).astype(int)
+    scored = Scored(labels=2 * LABELS, predictions=np.eye(3)[place], columns=pa.table({"group": GROUP}))
+    several = examine(scored, classes, Bias(groups=("group",), positive="yes"))
+    assert several.details["groups"] == found(UNFAIR, {"group": GROUP}).details["groups"]
+    with pytest.raises(ConfigError, match=r"positive='oui'; it must be one of no, maybe, yes"):
+        examine(scored, classes, Bias(groups=("group",), positive="oui"))
+    with pytest.raises(ConfigError, match="about yes-or-no decisions and the task is a regression"):
+        examine(scored, Task(kind="regression"), Bias(groups=("group",)))
 
 
 def test_where_nothing_can_be_compared_nothing_passes() -> None:

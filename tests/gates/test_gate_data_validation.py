@@ -85,12 +85,14 @@ def test_a_column_without_a_value_is_told_and_no_rows_at_all_are_a_problem() -> 
     assert none.problems == ("the training set has no row", "the training set has 0 rows, needed are 2")
 
 
-def test_far_fewer_rows_than_in_the_previous_training_set_are_a_problem() -> None:
+@pytest.mark.parametrize(("before", "change"), [(10, "-60%"), (3, "+33%")])
+def test_far_fewer_or_more_rows_than_in_the_previous_training_set_are_a_problem(before: int, change: str) -> None:
     seen = merged([observe(table(), SCHEMA)])
-    previous = judged(seen, {}, SCHEMA, DataValidation(max_row_change=0.2), ("shop-1", 10))
+    previous = judged(seen, {}, SCHEMA, DataValidation(max_row_change=0.2), ("shop-1", before))
     assert previous.problems == (
-        "the training set has 4 rows, -60% beside the 10 of run shop-1; allowed is a change of 20%",
+        f"the training set has 4 rows, {change} beside the {before} of run shop-1; allowed is a change of 20%",
     )
+    assert judged(seen, {}, SCHEMA, DataValidation(max_row_change=0.34), ("shop-1", 3)).passed
     assert judged(seen, {}, SCHEMA, DataValidation(max_row_change=None), ("shop-1", 10)).passed
 
 

@@ -89,6 +89,8 @@ def result(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Any:  
         "user_id": np.arange(USERS), "timestamp": [NOON] * USERS, "age": np.arange(USERS) % 50, "goes": GOES,
     })
     ts = ml.connect(ml.Settings(lake=lake)).build_training_set(service, spine, label="goes")
+    later = pa.table({"user_id": gone, "at": [NOON - timedelta(minutes=30)] * len(gone)})
+    write_deltalake(f"{lake}/visits", later, mode="append")  # which this training set is not of
     return leakage.examine(ts, "binary", Leakage())
 
 
@@ -109,6 +111,12 @@ def test_an_honest_event_just_after_the_instant_is_told_and_fails_nothing(result
     )
 
 
+def test_what_the_hour_after_tells_fails_the_gate_where_that_is_asked_for(result: Any) -> None:
+    [told] = set(leakage.too_well(result.details["features"], Leakage(max_after=0.95))) - set(result.problems)
+    assert told.startswith("what the hour after the asked instant changed in goodbyes_count_7d tells the label with 1")
+    assert told.endswith("allowed is less than 0.95")
+
+
 def test_what_does_not_change_and_what_changes_by_chance_tells_nothing(result: Any) -> None:
     assert result.details["features"]["visits_count_7d"]["until"] < 0.6
     assert result.details["features"]["age"]["after"] == 0.5
@@ -118,6 +126,16 @@ def test_the_label_under_another_name_is_refused() -> None:
     rows = pa.table({"goes": GOES, "stays": 1 - GOES, "age": np.arange(USERS)})
     with pytest.raises(DefinitionError, match="feature 'stays' equals the label 'goes' in all 400 rows of a sample"):
         leakage.refuse_the_label(rows, ["age", "stays"], "goes", GOES.astype(np.float64), Task())
+
+
+def test_a_label_of_text_is_found_among_texts_too() -> None:
+    ends = np.where(GOES > 0, "returned", np.where(np.arange(USERS) % 2, "kept", "sold"))
+    rows = pa.table({"ends": ends, "state": pa.array(ends).dictionary_encode(), "other": ends[::-1]})
+    task = Task(kind="multiclass", classes=("kept", "returned", "sold"))
+    labels = np.asarray(task.encode(rows.column("ends")), np.float64)
+    leakage.refuse_the_label(rows, ["other"], "ends", labels, task)
+    with pytest.raises(DefinitionError, match="feature 'state' equals the label 'ends'"):
+        leakage.refuse_the_label(rows, ["other", "state"], "ends", labels, task)
 
 
 def test_a_sample_of_which_nothing_can_be_concluded_is_no_pass() -> None:

@@ -48,11 +48,14 @@ VICTIMS: dict[str, Callable[[Path], int]] = {
 }
 
 
-@pytest.mark.parametrize("victim", list(VICTIMS)[: rounds(1, 2)])
-def test_trees_learn_on_two_workers_also_where_one_is_killed(ray_cluster: str, storage: Path, victim: str) -> None:  # noqa: ARG001
+@pytest.mark.parametrize("seed", range(rounds(1, 20)))
+def test_trees_learn_on_two_workers_also_where_one_or_the_controller_is_killed(
+    ray_cluster: str, storage: Path, seed: int  # noqa: ARG001
+) -> None:
     #  rounds     |1---5---10--X          killed by SIGKILL once round 10 is on the disk
     #                      |11---...---25
-    path, killed = storage / f"grown, {victim}", []
+    victim = list(VICTIMS)[seed % len(VICTIMS)]  # in `make test` a worker; test_workers.py has a controller, too
+    path, killed = storage / f"grown-{seed}", []
 
     def kill(metrics: Mapping[str, float]) -> None:
         if metrics["round"] == 10:
@@ -113,6 +116,8 @@ def test_a_recipe_says_by_its_model_which_trainer_it_means(model: str | None, ki
     ({"model": "xgboost", "eta": 0.1}, "no setting 'eta'"),
     ({"model": "xgboost", "arguments": {"seed": 4}}, r"arguments\['seed'\] is 4; it must be left out"),
     ({"model": FOREST, "epochs": 3}, "no setting 'epochs'"),
+    ({"model": "xgboost", "workers": (3, 2)}, r"workers is \(3, 2\); it must be a number, or \(least, most\)"),
+    ({"model": "xgboost", "workers": 0}, "workers is 0; it must be at least 1"),
     ({"model": FOREST, "max_gb": 0}, "max_gb is 0; it must be more than 0"),
     ({"model": "tests.training.nets:Wide", "hidden": [8]}, "hidden, dropout is .* left out: they are the shipped"),
 ])
