@@ -102,6 +102,8 @@ def test_the_answer_is_yes_from_the_decision_on_and_a_number_is_a_group_by_its_q
     table = found(UNFAIR, {"age": age}, decision=0.3, bins={"age": 2}).details["groups"][0]
     assert table["demographic_parity"] == demographic_parity_difference(LABELS, UNFAIR >= 0.3, sensitive_features=GROUP)
     assert [line["group"] for line in table["groups"]] == ["< 70", ">= 70"]
+    thirds = found(FAIR, {"age": RANDOM.random(ROWS)}, bins={"age": 3}).details["groups"][0]
+    assert len(thirds["groups"]) == 3
 
 
 def test_of_several_classes_one_is_the_yes_and_it_is_decided_where_it_is_the_likeliest() -> None:

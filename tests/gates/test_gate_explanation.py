@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.feather
 import pytest
 import torch
@@ -105,11 +106,22 @@ class Own(Network):
         return Functional(features.width)
 
 
-def own(model: Model, preprocessing: Preprocessing) -> Model:
+class Bent(nn.Module):
+    """Linear as far as the background goes, and bent beyond it by what is no module."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:  # noqa: ARG002
+        return self.layer(numbers).squeeze(1) + 9 * torch.relu(numbers[:, 0].abs() - 6)
+
+
+def own(model: Model, preprocessing: Preprocessing, kind: type[nn.Module] = Functional) -> Model:
     """An untrained network of one's own over what the preprocessing gives."""
     torch.manual_seed(0)
     features = Features.of(preprocessing, model.task)
-    scorer = NetworkScorer("own", Own(), features, Own().build(features).double().eval())
+    scorer = NetworkScorer("own", Own(), features, kind(features.width).double().eval())
     kept = {n.name for n in preprocessing.numbers} | {t.name for t in preprocessing.texts}
     inputs = {name: kind for name, kind in model.signature.inputs.items() if name in kept}
     return Model(scorer, preprocessing, replace(model.signature, inputs=inputs))
@@ -119,6 +131,15 @@ def test_where_deep_shap_does_not_add_up_gradients_are_taken(model: Model) -> No
     found = Explainer(own(model, replace(model.preprocessing, texts=())), BACKGROUND).explain(ROWS.slice(0, 10))
     assert found.method == "gradient"
     assert 0 < found.error < 0.25
+
+
+def test_the_gate_fails_where_values_of_the_rows_do_not_add_up(model: Model) -> None:
+    bent = own(model, replace(model.preprocessing, texts=()), Bent)
+    far = ROWS.slice(0, 20).set_column(ROWS.schema.names.index("amount"), "amount", pa.array([1e300] * 20))
+    assert explain_model(bent, BACKGROUND, ROWS.slice(0, 20), Explanation()).passed
+    result = explain_model(bent, BACKGROUND, far, Explanation())
+    assert not result.passed
+    assert result.problems[0].startswith("base and SHAP values miss the model's output by ")
 
 
 def test_a_network_of_ones_own_that_reads_texts_is_explained_by_permutations(model: Model) -> None:
