@@ -89,10 +89,14 @@ def test_an_elastic_run_leaves_its_data_a_cpu_and_takes_no_more_gpus_than_there_
     assert staff(FIXED, {"CPU": 1.0}, gpu=False) == 2
 
 
+@ray.remote(resources={"a node that is gone": 1})
+def rows_of_a_node_that_is_gone() -> None:
+    """Which no node can run."""
+
+
 def test_rows_that_nobody_can_make_again_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "PATIENCE", 0.1)
-    lost: Any = ray.remote(resources={"a node that is gone": 1})(os.getpid)
-    part, asked = Part((lost.remote(),), 5), []
+    part, asked = Part((rows_of_a_node_that_is_gone.remote(),), 5), []  # type: ignore[attr-defined]
 
     def late() -> None:
         asked.append(len(asked))
