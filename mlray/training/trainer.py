@@ -269,9 +269,14 @@ class Trainer:
         except (OSError, SafetensorError, DeltaError) as error:
             free = shutil.disk_usage(self.directory.path).free / 1e9
             raise TrainingFailed(
-                f"{what} cannot be written to {self.directory.path}: {error}; {free:.1f} GB are free there; the "
-                f"checkpoint of step {self.directory.latest()} is whole, and the run goes on from it when there is room"
+                f"{what} cannot be written to {self.directory.path}: {error}; {free:.1f} GB are free there; "
+                f"{self.kept()}, and the run goes on from there when there is room"
             ) from error
+
+    def kept(self) -> str:
+        """What there is to go on from."""
+        step = self.directory.latest()
+        return f"the checkpoint of step {step} is whole" if step else "there is no checkpoint yet"
 
     def snapshot(self) -> Snapshot:
         """A copy that the next step does not change."""
@@ -326,6 +331,7 @@ class Trainer:
     def diverged(self, loss: float, norm: float, batch: Rows) -> str:
         """What every rank says of it, by the rows of the rank that had it."""
         at, rate = self.progress, self.optimizer.param_groups[0]["lr"]
+        self.saver.settled()  # what is being written counts
         what = f"the loss is {loss}" if not np.isfinite(loss) else f"the norm of the gradient is {norm}"
         self.differentiate(batch)
         with torch.no_grad():
@@ -339,7 +345,7 @@ class Trainer:
         return (
             f"{what} in epoch {at.epoch + 1}, batch {at.batch} (rows {at.batch * self.config.sampling.batch_size} and "
             f"on){largest}; every input is finite, so lower learning_rate (now {rate:g}) or set clip; "
-            f"the checkpoint of step {self.directory.latest()} is kept"
+            f"{self.kept()}"
         )
 
 

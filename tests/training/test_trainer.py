@@ -212,9 +212,12 @@ def test_a_batch_larger_than_the_data_and_no_hidden_layer_train(tmp_path: Path) 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_batch_and_feature(tmp_path: Path) -> None:
     made = trainer(config(tmp_path, run="r", steps=1, learning_rate=1e30), DATA)
     message = r"(loss|norm).* is (nan|inf) in epoch 1, batch \d+ .* feature '\w+' = .*lower"
-    with pytest.raises(TrainingFailed, match=message):
+    with pytest.raises(TrainingFailed, match=message) as told:
         made.train()
-    assert RunDirectory(tmp_path / "r").latest() == made.progress.step > 0
+    assert (latest := RunDirectory(tmp_path / "r").latest()) == made.progress.step > 0
+    assert str(told.value).endswith(f"; the checkpoint of step {latest} is whole")
+    with pytest.raises(TrainingFailed, match="; there is no checkpoint yet"):
+        trainer(config(tmp_path, run="none", learning_rate=1e30), DATA).train()
 
 
 @contextmanager
