@@ -233,7 +233,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], directory: P
         name = different[0]
         raise CorruptArtifact(
             f"{directory} is of another architecture: '{name}' is {found.get(name)} there and {wanted.get(name)} in "
-            f"this network ({len(different)} of {len(wanted | found)} differ); choose another name with Trainer.Config(run=...)"
+            f"this network ({len(different)} of {len(wanted | found)} differ); choose another name with "
+            "Trainer.Config(run=...)"
         )
     network.load_state_dict(dict(weights))
 

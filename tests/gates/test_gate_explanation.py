@@ -77,6 +77,10 @@ def test_the_gate_says_how_nearly_they_add_up_and_tells_each_slice(result: Resul
     lines = result.details["slices"]
     assert sum(line["rows"] for line in lines) == 300
     assert {line["slice"] for line in lines} == {"DE", "FR", "PT", "(missing)"}
+    sizes = [line["importance"]["country"] for line in lines]
+    assert len(set(sizes)) == 4
+    together = sum(line["rows"] * size for line, size in zip(lines, sizes, strict=True)) / 300
+    assert together == pytest.approx(result.details["importance"]["country"])
 
 
 def test_a_request_is_explained_from_the_checkpoint_alone(result: Result, checkpoint: Path) -> None:
