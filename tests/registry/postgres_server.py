@@ -20,6 +20,7 @@ from mlray.registry.database import Database
 from mlray.registry.tables import RegistryTable
 
 START_SECONDS = 60
+TABLES = (*RegistryTable.metadata.tables, "alembic_version")
 # Nothing outlives the machine, so nothing has to reach the disk; what is committed outlives a crash of the server.
 OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=60", "shared_buffers=16MB")
 
@@ -33,6 +34,7 @@ class PostgresServer:
     process: "subprocess.Popen[bytes] | None" = None
     made: Iterator[int] = field(default_factory=count)
     free: dict[str, list[str]] = field(default_factory=dict)
+    kept: "dict[str, list[tuple[str, tuple[Any, ...]]]]" = field(default_factory=dict)
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
@@ -63,16 +65,20 @@ class PostgresServer:
         return name
 
     def _put_back(self, template: str, name: str) -> None:
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        with self._connected(template) as source, self._connected(name) as target:
+        with self._connected(name) as target:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            target.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
             target.execute("SET session_replication_role = replica")  # no foreign keys meanwhile, in any order
-            for table in (*RegistryTable.metadata.tables, "alembic_version"):
-                target.execute(f"DELETE FROM {table}")
-                rows = source.execute(f"SELECT * FROM {table}")
-                columns = ", ".join(f'"{column.name}"' for column in rows.description or ())
-                for row in rows:
-                    places = ", ".join(["%s"] * len(row))
-                    target.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", row)
+            target.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
+            for insert, row in self._rows(template):
+                target.execute(insert, row)
+
+    def _rows(self, template: str) -> "list[tuple[str, tuple[Any, ...]]]":
+        """What puts each row of the template into a copy; nobody changes a template."""
+        if template not in self.kept:
+            with self._connected(template) as source:
+                self.kept[template] = [found for table in TABLES for found in inserts(source, table)]
+        return self.kept[template]
 
     def _connected(self, name: str) -> "psycopg.Connection[Any]":
         return psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=name)
@@ -98,6 +104,13 @@ class PostgresServer:
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(30)
+
+
+def inserts(source: "psycopg.Connection[Any]", table: str) -> "Iterator[tuple[str, tuple[Any, ...]]]":
+    rows = source.execute(f"SELECT * FROM {table}")
+    columns = ", ".join(f'"{column.name}"' for column in rows.description or ())
+    for row in rows:
+        yield f"INSERT INTO {table} ({columns}) VALUES ({', '.join(['%s'] * len(row))})", row
 
 
 @contextmanager
