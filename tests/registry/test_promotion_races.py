@@ -105,6 +105,19 @@ def test_a_role_taken_away_and_a_promotion_at_once_agree_on_which_was_first(team
     assert team.ana.check_audit() is None
 
 
+@pytest.mark.timeout(1800)
+def test_of_two_who_roll_back_at_once_one_goes_back_and_the_other_is_told(team, apart):
+    ben, dan = apart(team.ben), apart(team.dan)
+    first = team.production(b"first")
+    for number in range(rounds(2, 200)):
+        team.production(b"%d" % number)
+        answers = at_once([lambda: ben.rollback("fraud"), lambda: dan.rollback("fraud")])
+
+        assert [type(answer) for answer in answers if isinstance(answer, MlrayError)] == [Conflict]
+        assert production(team) == [first.version]
+    assert team.ana.check_audit() is None
+
+
 def test_two_who_set_up_a_registry_at_once_make_one_admin(registry, urls):
     others = [Registry.connect(*urls, embedded=True) for _ in range(PROMOTERS)]
     registry.models()
