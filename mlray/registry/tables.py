@@ -242,7 +242,7 @@ class PolicyRow(RegistryTable, table=True):
 class PromotionRow(RegistryTable, table=True):
     """A version's time in Canary or Production. `id` is the number of its audit row.
 
-    `ended` is null while it lasts, then `replaced` (by the next one: a rollback may return to it) or `withdrawn`.
+    `ended` is null while it lasts, then `replaced` (by the next one: a rollback may return to it) or `left`.
     """
 
     __tablename__ = "promotions"

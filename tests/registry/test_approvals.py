@@ -124,6 +124,16 @@ def test_an_approval_that_was_taken_back_does_not_count_and_can_be_given_again(t
     assert team.ana.promote(version, **PRODUCTION).stage == "Production"
 
 
+def test_two_words_of_one_person_count_as_one_however_they_got_there(team, execute):
+    version = team.version()
+    team.dan.approve(version, **PRODUCTION, role="ml_engineer")
+    rest = "model, version, digest, stage, policy_revision, who, at"
+    execute(f"INSERT INTO approvals (id, role, {rest}) SELECT id + 1000, 'risk_officer', {rest} FROM approvals")
+
+    with pytest.raises(NotApproved, match="fraud/1 may not enter Production, it lacks an approval as risk_officer"):
+        team.ana.promote(version, **PRODUCTION)
+
+
 def test_nobody_takes_back_what_another_said(team):
     version = team.approved()
 

@@ -196,3 +196,15 @@ def test_a_digest_that_changes_after_its_bytes_were_verified_is_not_promoted(tea
     ):
         promote(tx, Policy(), version_row(tx.session, "fraud", version.version), "Production", verified, None)
     assert team.stages() == ["None"]
+
+
+def test_a_version_that_somebody_moves_past_the_lock_is_not_moved(team):
+    version = team.approved()
+    verified = Evidence(digest=version.digest, gates=dict.fromkeys(Policy().rule("Production").gates, PASSED))
+
+    with team.ana._rules._changing(Call(request="r", token=team.ana._token)) as tx:
+        row = version_row(tx.session, "fraud", 1)
+        tx.session.connection().exec_driver_sql("UPDATE model_versions SET row_version = 7")
+        with pytest.raises(Conflict, match=r"fraud/1 has changed since .* \(row version 7, yours is 0\)"):
+            promote(tx, Policy(), row, "Production", verified, None)
+    assert team.stages() == ["None"]
