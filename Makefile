@@ -10,6 +10,8 @@ PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(PROBE)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --no-compile -c constraints.txt -e
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 CONFIG ?= configs/flights.toml
 
 .PHONY: help demo test soak lint bench constraints clean
@@ -46,18 +48,22 @@ lint: .venv/.dev
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# pip would compile on one processor what is then compiled on all; some packages hold files that are not Python's.
 # The stamps are older than pyproject.toml or constraints.txt only when something is to be installed. What .[dev]
 # installs contains .[demo] and .[bench], hence their stamps.
 .venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(INSTALL) '.[dev]'
+	@$(COMPILE)
 	@touch .venv/.demo .venv/.bench .venv/.dev
 
 .venv/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(INSTALL) '.[demo]'
+	@$(COMPILE)
 	@touch .venv/.demo
 
 .venv/.bench: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[bench]'
+	$(INSTALL) '.[bench]'
+	@$(COMPILE)
 	@touch .venv/.bench
 
 $(BIN)/python:
