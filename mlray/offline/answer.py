@@ -13,6 +13,7 @@ from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instants
 from mlray.features.vector import Answers, assemble, request_fields
 from mlray.features.view import BoundView, FeatureView
+from mlray.offline.cutting import wide
 from mlray.offline.spine import ROW
 
 
@@ -26,6 +27,7 @@ class Held:
 
 def held(view: FeatureView, rows: pa.Table) -> Held:
     """The events `rows` (see `features.rows`), ordered."""
+    rows = wide(rows)
     dictionary, codes = coded_keys(view, rows)
     return Held(prepare(view, rows, codes), dictionary)
 

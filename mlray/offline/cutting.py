@@ -24,19 +24,45 @@ def cut(rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int6
     """
     order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
     ends = np.cumsum(np.bincount(of, minlength=count))
-    places, wide = order if kept is None else kept[order], roomy(rows)
+    places, whole = order if kept is None else kept[order], roomy(rows)
     for group in np.split(places, ends[:-1]):
-        yield _tight(wide.take(pa.array(group)), rows.schema)
+        yield _tight(whole.take(pa.array(group)), rows.schema)
+
+
+def taken(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """The rows at these places, in the same types, in as many chunks as their texts need."""
+    whole = roomy(rows)
+    if whole.schema.equals(rows.schema):
+        return whole.take(pa.array(places))
+    some = np.array_split(places, 2 * rows.nbytes // _LONG + 1)
+    parts = [_tight(whole.take(pa.array(part)), rows.schema) for part in some]
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def retyped(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in the columns and types of `schema`, in as many chunks as their texts need. ArrowInvalid."""
+    rows = rows.select(schema.names)
+    if rows.schema.equals(schema):
+        return rows
+    size = -(-rows.num_rows // (2 * rows.nbytes // _LONG + 1)) or 1
+    return pa.concat_tables([rows.slice(i, size).cast(schema) for i in range(0, max(rows.num_rows, 1), size)])
 
 
 def roomy(rows: pa.Table) -> pa.Table:
-    """The rows in one chunk, with 64-bit offsets where a text column is too large for 32."""
+    """The rows in one chunk; as `wide`."""
+    return wide(rows).combine_chunks()
+
+
+def wide(rows: pa.Table) -> pa.Table:
+    """The rows with 64-bit offsets where a text column is too large for 32: Arrow takes rows of one chunk only, and a
+    column of several becomes one first.
+    """
     fields = [
         f.with_type(_WIDE[f.type]) if f.type in _WIDE and rows.column(f.name).nbytes >= _LONG else f
         for f in rows.schema
     ]
     schema = pa.schema(fields)
-    return (rows if schema.equals(rows.schema) else rows.cast(schema)).combine_chunks()
+    return rows if schema.equals(rows.schema) else rows.cast(schema)
 
 
 def _tight(rows: pa.Table, schema: pa.Schema) -> pa.Table:

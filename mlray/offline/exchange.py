@@ -21,7 +21,7 @@ from mlray.features.view import FeatureView
 from mlray.offline import scan
 from mlray.offline.answer import spine_keys
 from mlray.offline.bucket import buckets
-from mlray.offline.cutting import GROUP_BYTES, cut, together
+from mlray.offline.cutting import GROUP_BYTES, cut, together, wide
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, in_schema, placed
 from mlray.offline.tasks import fetched, task
@@ -138,7 +138,7 @@ def exchange_events(read: Read, group: Group) -> Cuts:
 
 def gather(refs: Sequence[Any]) -> pa.Table:
     """The pieces of one bucket as one table."""
-    return pa.concat_tables(fetched(refs), promote_options="permissive")
+    return wide(pa.concat_tables(fetched(refs), promote_options="permissive"))
 
 
 def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:

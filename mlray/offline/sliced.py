@@ -21,6 +21,7 @@ from mlray.features.rows import TS
 from mlray.features.types import instants
 from mlray.features.view import BoundView
 from mlray.offline.answer import answer, held, keyless, spine_keys
+from mlray.offline.cutting import wide
 
 LIMIT = 4_000_000
 """Events that are answered at once."""
@@ -48,7 +49,7 @@ class Pieces:
     def batches(self, size: int) -> Iterator[pa.Table]:
         """All events, at most so many at a time."""
         for piece in self.each:
-            rows = piece()
+            rows = wide(piece())
             yield from (rows.slice(i, size) for i in range(0, rows.num_rows, size))
 
     def joined(self, tables: Iterable[pa.Table]) -> pa.Table:

@@ -18,9 +18,10 @@ from mlray.features.evaluate import view_schema
 from mlray.features.service import FeatureService
 from mlray.features.vector import vector_schema
 from mlray.offline import delta
+from mlray.offline.cutting import retyped, taken
 from mlray.offline.join import Join, Kept, check_keys
 from mlray.offline.plan import Strategy, explained, plan
-from mlray.offline.spine import ROW, Spine, check, in_schema, spine_of
+from mlray.offline.spine import ROW, Spine, check, spine_of
 from mlray.offline.spine_store import keep
 from mlray.offline.write import BuildProgress, write
 from mlray.offline.written import description
@@ -107,7 +108,7 @@ class TrainingSet:
     def to_arrow(self) -> pa.Table:
         """All rows here, in spine order."""
         full = self.schema.append(pa.field(ROW, pa.int64()))
-        tables = [in_schema(table, full) for table in self.join.tables() if table.num_rows]
+        tables = [retyped(table, full) for table in self.join.tables() if table.num_rows]
         tables.sort(key=lambda table: table.column(ROW)[0].as_py())
         rows = pa.concat_tables(tables or [full.empty_table()])
         position, rows = rows.column(ROW).to_numpy(), rows.drop_columns([ROW])
@@ -115,7 +116,7 @@ class TrainingSet:
             return rows
         place = np.empty(rows.num_rows, dtype=np.int64)
         place[position] = np.arange(rows.num_rows)
-        return rows.combine_chunks().take(pa.array(place))
+        return taken(rows, place)
 
     def to_pandas(self) -> "pd.DataFrame":
         """All rows here, in spine order."""

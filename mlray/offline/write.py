@@ -22,6 +22,7 @@ from obstore.store import LocalStore, from_url
 
 from mlray.errors import Conflict, MlrayError, SchemaError
 from mlray.offline import delta
+from mlray.offline.cutting import retyped
 from mlray.offline.join import Context, Join, Part, compute
 from mlray.offline.parquet import commit_new, stored_schema, write_file
 from mlray.offline.spine import ROW
@@ -122,7 +123,7 @@ def build_of(join: Join, fingerprint: str) -> str:
 def write_part(rows: pa.Table, target: Target, index: int) -> AddAction:
     """Writes one part, then its record."""
     try:
-        fitting = rows.select(target.schema.names).cast(target.schema)
+        fitting = retyped(rows, target.schema)
     except pa.ArrowInvalid as error:
         raise SchemaError(f"the training set for {target.path} does not fit the types of Delta: {error}") from error
     action = write_file(target.path, target.file(index), fitting, stats=[target.timestamp])

@@ -98,6 +98,19 @@ def test_text_that_is_too_long_for_a_column_in_one_piece_is_plain_text_again_in_
     assert [piece["k"].to_pylist() for piece in pieces] == [rows["k"].to_pylist()[:2], rows["k"].to_pylist()[2:]]
 
 
+def test_rows_whose_texts_are_too_long_for_one_column_are_taken_and_cast_in_several_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cutting, "_LONG", 60)
+    rows = pa.table({"k": [chr(97 + i) * 10 for i in range(10)]})
+    back = cutting.taken(rows, np.arange(10)[::-1])
+    assert back["k"].to_pylist() == rows["k"].to_pylist()[::-1]
+    again = cutting.retyped(cutting.wide(rows), rows.schema)
+    assert again == rows
+    assert back.schema == again.schema == rows.schema
+    assert max(chunk.nbytes for column in (back["k"], again["k"]) for chunk in column.chunks) < 60
+
+
 def test_a_key_whose_texts_are_too_long_for_one_column_is_the_same_key() -> None:
     asked = next(one for one in map(world, range(100)) if one.table["user"].type == pa.string())
     found = events(declared.view(asked), asked.table)
