@@ -72,6 +72,17 @@ def test_layout_says_what_it_made_and_again_makes_nothing(shop: Path, ray_cluste
     assert done[0]["bytes"] == done[1]["bytes"] > 0
 
 
+def test_build_explains_what_it_would_read_and_builds_nothing(shop: Path, ray_cluster: str) -> None:
+    asked = "import datetime\ndef rows(): return [{'user_id': 7, 'timestamp': datetime.datetime(2026, 3, 3)}]\n"
+    (shop / "asked.py").write_text(asked)
+    (shop / "build.toml").write_text(CONFIG + 'spine = "asked:rows"\n')
+    out = ("--out", str(shop / "built"), "--json")
+    done = mlray(shop, "build", "--explain", *out, config="build.toml", MLRAY_RAY=ray_cluster)
+    plan = json.loads(done.stdout)["plan"]
+    assert "paid: broadcast of payments version 0 (1 of 1 files, 3 of 3 columns, 2 rows" in plan
+    assert not (shop / "built").exists()
+
+
 def test_online_stats_show_a_view_and_gc_keeps_what_is_in_force(shop: Path) -> None:
     done = mlray(shop, "online", "stats", "--json")
     [paid] = json.loads(done.stdout)["result"]
