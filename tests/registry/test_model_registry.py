@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlray.errors import Conflict, InvalidName, RegistryUnavailable, SchemaError, UnknownName
+from mlray.errors import Conflict, CorruptArtifact, InvalidName, RegistryUnavailable, SchemaError, UnknownName
 from mlray.registry.artifacts import ArtifactStore
 from mlray.registry.client import Registry
 from mlray.registry.database import Database
@@ -267,3 +267,15 @@ def test_a_database_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
 
     with pytest.raises(RegistryUnavailable, match=r"database sqlite:///.*registry\.db does not answer"):
         registry.models()
+
+
+@pytest.mark.parametrize("left", [None, b"\x00"])
+def test_a_checkpoint_of_which_a_file_is_missing_or_cut_off_is_not_registered(registry, urls, make_run, left):
+    run = make_run(b"\x00\x01\x02")
+    record = record_of(run, digest=registry._artifacts.upload(run.checkpoint), signature={})
+    blob = next(path for path in Path(urls[1]).rglob("*") if path.is_file() and path.read_bytes() == b"\x00\x01\x02")
+    blob.unlink() if left is None else blob.write_bytes(left)
+
+    with pytest.raises(CorruptArtifact, match=r"tensors: wanted 3 bytes, got (nothing|1 bytes); upload it again"):
+        registry._rules.register("flights", record, alias=None, call=registry._call())
+    assert registry.models() == []
