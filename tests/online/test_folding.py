@@ -114,6 +114,14 @@ def test_what_no_read_can_meet_goes_and_a_read_before_it_is_refused() -> None:
     assert times[0] >= NOON + 37 * HOUR
 
 
+def test_a_fold_does_not_promise_more_of_the_past_than_the_load_did() -> None:
+    #  loaded from noon on; the newest event is at 12:03, and late reads of an hour would reach back to 11:03
+    store = fed("promise", [1, 2, 3], 1)
+    assert state.state_of(store, VIEW).reach == NOON
+    with pytest.raises(TimeError, match="answers exactly only from"):
+        read(store, -1)
+
+
 def test_a_batch_of_another_type_is_refused_and_leaves_what_is_there() -> None:
     store = fed("retyped", [1, 2, 3], 2)
     with pytest.raises(SchemaError, match="column 'n' is double in the table now and was int64"):

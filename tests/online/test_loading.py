@@ -24,6 +24,7 @@ from mlray.materialize import materialize
 from mlray.online import loading, state
 from mlray.online.loading import Load, begin
 from mlray.online.memory import MemoryStore
+from mlray.online.record import Loading
 from mlray.online.retrieval import get_features
 from mlray.online.store import Cell, OnlineStore, open_store
 
@@ -222,6 +223,28 @@ def test_a_batch_that_comes_during_a_load_counts_once() -> None:
     load.finish()
     assert answers(store, 3) == [(3, 2)]
     assert state.state_of(store, VIEW).watermark == NOON + 3 * MINUTE
+
+
+def test_what_comes_late_during_a_load_that_reaches_further_back_is_not_folded_away() -> None:
+    #  the old base answers from noon on, the new one from ten hours before; an event of five hours before comes between
+    #  two parts, then one of ten hours after, as of which the late one would have had its day
+    store = open_store("memory://late")
+    state.load(store, VIEW, happened(0), version=0, until=NOON, history=0)
+    load = begin(store, VIEW, happened(0).schema, version=1, until=NOON, history=600 * MINUTE, parts=2)
+    load.part(happened(0))
+    state.push(store, VIEW, happened(-300), version=2, whole=False, fold=1)
+    state.push(store, VIEW, happened(600), version=3, whole=False, fold=1)
+    load.part(happened(0).slice(0, 0))
+    load.finish()
+    assert answers(store, -290) == [(-300, 1)]
+
+
+@pytest.mark.parametrize(("history", "parts"), [(60, 2), (0, 3)])
+def test_a_load_that_asks_for_more_history_or_other_parts_begins_anew(history: int, parts: int) -> None:
+    store, until = open_store(f"memory://anew-{history}-{parts}"), NOON + 5 * MINUTE
+    begin(store, VIEW, happened(1).schema, version=0, until=until, history=0, parts=2).part(happened(1))
+    again = begin(store, VIEW, happened(1).schema, version=0, until=until, history=history * MINUTE, parts=parts)
+    assert again.loading == Loading(0, until, until - history * MINUTE, parts)
 
 
 def test_pushes_and_loads_in_threads_lose_nothing(tmp_path: Path) -> None:
