@@ -122,6 +122,15 @@ def test_a_fold_does_not_promise_more_of_the_past_than_the_load_did() -> None:
         read(store, -1)
 
 
+def test_a_fold_keeps_as_much_of_the_past_as_the_load_was_asked_for() -> None:
+    #  3 h of history, an hour for late reads; events of 14:01 and 14:02, the first of which is folded
+    store = open_store("memory://history")
+    state.load(store, VIEW, happened(0, 1), version=0, until=NOON, history=3 * HOUR)
+    for v in (1, 2):
+        state.push(store, VIEW, happened(120 + v, v), version=v, whole=False, fold=1)
+    assert state.state_of(store, VIEW).reach == NOON + 122 * MINUTE - 4 * HOUR
+
+
 def test_a_batch_of_another_type_is_refused_and_leaves_what_is_there() -> None:
     store = fed("retyped", [1, 2, 3], 2)
     with pytest.raises(SchemaError, match="column 'n' is double in the table now and was int64"):

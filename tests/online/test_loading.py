@@ -208,6 +208,38 @@ def test_an_older_version_is_not_loaded_over_a_newer_one() -> None:
     with pytest.raises(StoreError, match="version 6 of its table is to be loaded, but version 7 is online"):
         state.load(store, VIEW, happened(1), version=6, until=NOON + 5 * MINUTE, history=0)
     assert answers(store, 5) == [(2, 2)]
+    begin(store, VIEW, happened(1).schema, version=8, until=NOON + 5 * MINUTE, history=0, parts=1)
+    with pytest.raises(StoreError, match="version 7 of its table is to be loaded, but version 8 is online or on its"):
+        state.load(store, VIEW, happened(1), version=7, until=NOON + 5 * MINUTE, history=0)
+
+
+def test_a_load_up_to_an_earlier_instant_drops_nothing_that_is_newer() -> None:
+    store = open_store("memory://earlier")
+    for until in (9, 5):
+        state.load(store, VIEW, happened(1, 9), version=0, until=NOON + until * MINUTE, history=0)
+        assert (answers(store, 9), state.state_of(store, VIEW).watermark) == ([(9, 1)], NOON + 9 * MINUTE)
+
+
+def test_a_load_removes_the_batches_that_it_holds_and_knows_of_those_that_are_online_already() -> None:
+    #  commits 1 and 2 (minutes 2 and 9) were pushed; version 1 is loaded up to minute 5, then version 2, which holds 9
+    store = open_store("memory://held")
+    state.load(store, VIEW, happened(1), version=0, until=NOON + MINUTE, history=0)
+    for version, minute in ((1, 2), (2, 9)):
+        state.push(store, VIEW, happened(minute), version=version, whole=False)
+    for version, minutes in ((1, (1, 2)), (2, (1, 2, 9))):
+        state.load(store, VIEW, happened(*minutes), version=version, until=NOON + 5 * MINUTE, history=0)
+        held = state.state_of(store, VIEW)
+        assert (held.applied, held.gap, held.watermark, answers(store, 9)) == (2, False, NOON + 9 * MINUTE, [(9, 2)])
+        assert store.stats(state.space(VIEW)).cells == 2 * KEYS  # of each the base and the batch of minute 9
+
+
+def test_a_commit_that_only_a_load_can_follow_is_looked_at_once() -> None:
+    store = open_store("memory://gap")
+    state.load(store, VIEW, happened(1), version=0, until=NOON + MINUTE, history=0)
+    state.leave_gap(store, VIEW, 1)
+    state.push(store, VIEW, happened(2), version=2, whole=False)
+    held = state.state_of(store, VIEW)
+    assert (held.applied, held.gap, held.watermark, answers(store, 3)) == (2, True, NOON + MINUTE, [(2, 2)])
 
 
 def test_a_batch_that_comes_during_a_load_counts_once() -> None:
@@ -225,15 +257,24 @@ def test_a_batch_that_comes_during_a_load_counts_once() -> None:
     assert state.state_of(store, VIEW).watermark == NOON + 3 * MINUTE
 
 
+def test_a_batch_alone_is_not_taken_for_all_that_ever_happened() -> None:
+    store = open_store("memory://alone")
+    state.push(store, VIEW, happened(1), version=1, whole=False)
+    with pytest.raises(NotMaterialized):
+        answers(store, 2)
+    state.push(store, VIEW, happened(0), version=0, whole=True)
+    assert answers(store, 2) == [(0, 1)]
+
+
 def test_what_comes_late_during_a_load_that_reaches_further_back_is_not_folded_away() -> None:
     #  the old base answers from noon on, the new one from ten hours before; an event of five hours before comes between
     #  two parts, then one of ten hours after, as of which the late one would have had its day
     store = open_store("memory://late")
     state.load(store, VIEW, happened(0), version=0, until=NOON, history=0)
-    load = begin(store, VIEW, happened(0).schema, version=1, until=NOON, history=600 * MINUTE, parts=2)
+    load = begin(store, VIEW, happened(0).schema, version=0, until=NOON, history=600 * MINUTE, parts=2)
     load.part(happened(0))
-    state.push(store, VIEW, happened(-300), version=2, whole=False, fold=1)
-    state.push(store, VIEW, happened(600), version=3, whole=False, fold=1)
+    state.push(store, VIEW, happened(-300), version=1, whole=False, fold=1)
+    state.push(store, VIEW, happened(600), version=2, whole=False, fold=1)
     load.part(happened(0).slice(0, 0))
     load.finish()
     assert answers(store, -290) == [(-300, 1)]
