@@ -11,7 +11,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import threading
 import time
@@ -95,13 +94,19 @@ def kill(victim: Callable[[Path], int]) -> Callable[[Path, Any], None]:
 def lose_node(run: Path, nodes: Any) -> None:
     """All processes of a node, with that of a worker among them; never the head."""
     pids = set(map(int, starts(run)[-1]["pids"]))
-    [lost] = [node for node in nodes.worker_nodes if pids & set(family(raylet_of(node)))]
+    lost = next(node for node in nodes.worker_nodes if pids & set(family(raylet_of(node))))
     nodes.remove_node(lost, allow_graceful=False)
 
 
 def raylet_of(node: Any) -> int:
     [raylet] = node.all_processes["raylet"]
     return int(raylet.process.pid)
+
+
+def lose_nodes(_: Path, nodes: Any) -> None:
+    """Every one but the head."""
+    for node in list(nodes.worker_nodes):
+        nodes.remove_node(node, allow_graceful=False)
 
 
 KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]] = {
@@ -111,6 +116,7 @@ KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]
     "the controller": (within_a_step, kill(controller)),
     "a node": (within_a_step, lose_node),
 }
+LOSS = {"all nodes": (within_a_step, lose_nodes)}
 
 
 @contextmanager
@@ -120,7 +126,7 @@ def killing(run: Path, nodes: Any, kills: list[str], steps: list[int]) -> Iterat
 
     def kill_all() -> None:
         for number, (name, after) in enumerate(zip(kills, steps, strict=True)):
-            is_time, deed = KILLS[name]
+            is_time, deed = (KILLS | LOSS)[name]
             wait_for(lambda n=number: len(starts(run)) > n)  # type: ignore[misc]
             wait_for(lambda t=is_time, a=after: t(run, a))  # type: ignore[misc]
             deed(run, nodes)
@@ -168,18 +174,27 @@ def test_kills_of_every_kind_and_other_blocks_change_no_bit(
     assert_same(run, undisturbed)
 
 
-def test_a_run_that_goes_on_with_fewer_workers_agrees_but_for_the_rounding(undisturbed: Run, storage: Path) -> None:
-    #  two workers  |1---2---3|         what they left after the third epoch
-    #  this process           |4---...---10|
-    third = int(undisturbed.history[2]["step"])
-    left = RunDirectory(storage / "undisturbed").checkpoint(third)
-    shutil.copytree(left, RunDirectory(storage / "fewer").checkpoint(third))
+def test_an_elastic_run_that_loses_its_nodes_goes_on_with_the_worker_that_is_left(
+    undisturbed: Run, storage: Path, nodes: Any
+) -> None:
+    #  10 CPUs: up to three workers of 2.5 and one CPU for the data
+    #    |1---2---X              all nodes but the head are lost, with workers and rows
+    #             |3---...---10| 4 CPUs: one worker
+    settings = config(storage, run="elastic", workers=(1, 8), cpus_per_worker=2.5, steps=7, max_failures=3, **PLAIN)
+    with killing(storage / "elastic", nodes, ["all nodes"], [100]):
+        run = train(settings, in_blocks(DATA, blocks=11))
 
-    alone = train(config(storage, run="alone", workers=0, **PLAIN), in_blocks(DATA))
-    fewer = train(config(storage, run="fewer", workers=0, **PLAIN), in_blocks(DATA))
+    first, *_, last = (len(start["pids"]) for start in starts(storage / "elastic"))
+    assert first > last == 1
+    assert_near(run, undisturbed)
 
-    assert starts(storage / "fewer")[0]["after_step"] == third
-    for run in (alone, fewer):
-        assert weights(storage / run.id) != weights(storage / "undisturbed")
-        for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
-            assert run.metrics[name] == pytest.approx(undisturbed.metrics[name], abs=1e-4)
+
+def test_one_worker_and_two_agree_but_for_the_rounding(undisturbed: Run, storage: Path) -> None:
+    assert_near(train(config(storage, run="alone", workers=0, **PLAIN), in_blocks(DATA)), undisturbed)
+
+
+def assert_near(run: Run, undisturbed: Run) -> None:
+    """Of another number of workers: not the same bits, but metrics within 1e-4."""
+    assert weights(Path(run.checkpoint).parent) != weights(Path(undisturbed.checkpoint).parent)
+    for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
+        assert run.metrics[name] == pytest.approx(undisturbed.metrics[name], abs=1e-4)

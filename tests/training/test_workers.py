@@ -10,13 +10,15 @@ import ray
 import ray.train
 
 from mlray.errors import ConfigError, TrainingFailed
+from mlray.training import feed
 from mlray.training.checkpoint import RunDirectory
 from mlray.training.config import Resources
+from mlray.training.feed import Part
 from mlray.training.group import Group
 from mlray.training.model import Signature
 from mlray.training.preprocessing import Preprocessing
 from mlray.training.sklearn_trainer import fit_task
-from mlray.training.workers import Job, failures, run, staff, survived
+from mlray.training.workers import Job, check_remade, failures, run, staff, survived
 from tests.training.made import config
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -85,6 +87,25 @@ def test_an_elastic_run_leaves_its_data_a_cpu_and_takes_no_more_gpus_than_there_
     assert staff(three, {"CPU": 64.0, "GPU": 2.0}, gpu=True) == (1, 2)
     assert staff(Resources(workers=(2, 8)), {"CPU": 1.0}, gpu=False) == (2, 2)  # for which Ray then waits
     assert staff(FIXED, {"CPU": 1.0}, gpu=False) == 2
+
+
+@ray.remote(resources={"a node that is gone": 1})
+def rows_of_a_node_that_is_gone() -> None:
+    """Which no node can run."""
+
+
+def test_rows_that_nobody_can_make_again_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "PATIENCE", 0.1)
+    part, asked = Part((rows_of_a_node_that_is_gone.remote(),), 5), []  # type: ignore[attr-defined]
+
+    def late() -> None:
+        asked.append(len(asked))
+        check_remade(Resources(cpus_per_worker=50), len(asked) - 1)
+
+    with pytest.raises(RuntimeError, match=r"1 workers of 50 CPUs hold 50 of the \d+ that are left, and that takes 1"):
+        list(part.stream(late))
+    assert asked == [0, 1]
+    ray.cancel(part.blocks[0])
 
 
 def test_storage_that_a_worker_does_not_see_is_said_and_not_trained_into(tmp_path: Path) -> None:
