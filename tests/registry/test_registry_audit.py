@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Boolean, Integer, NullPool, create_engine, text
 
 from mlray.errors import Conflict, RegistryUnavailable, UnknownName
-from mlray.registry.audit import Change, append
+from mlray.registry.audit import Change, append, row_hash
 from mlray.registry.database import Database
-from mlray.registry.tables import JsonText, RegistryTable
+from mlray.registry.tables import AuditRow, JsonText, RegistryTable
 
 
 @pytest.fixture
@@ -241,3 +241,15 @@ def test_a_row_that_the_owner_of_the_database_appends_is_held_against_those_befo
         append(session, forged, at=0)
 
     assert re.match("audit row .* tells of something that the rows before it do not know", team.ana.check_audit())
+
+
+def test_a_row_that_is_changed_along_with_its_own_hash_is_found_by_the_next(team):
+    team.version()
+    team.ana.tag("fraud/1", "data", "2026")
+    with team.root._rules._database.write() as session:
+        row = session.get(AuditRow, 2)
+        row.request = "another"
+        row.hash = row_hash(row)
+        session.add(row)
+
+    assert team.root.check_audit() == "audit row 3 was changed"
