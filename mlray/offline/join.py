@@ -19,6 +19,7 @@ import ray
 from numpy.typing import NDArray
 
 from mlray._ray_compat import dataset_of, mlray_errors
+from mlray.allocator import keep_freed_memory
 from mlray.errors import MlrayError
 from mlray.features.rows import event_schema, events
 from mlray.features.service import FeatureService
@@ -42,7 +43,7 @@ from mlray.offline.inputs import Input
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.sliced import LIMIT, answer_part
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import as_done, fetched, keep_memory, task
+from mlray.offline.tasks import as_done, fetched, task
 
 _log = logging.getLogger("mlray")
 _MOST_ROWS = 2_000_000
@@ -289,7 +290,7 @@ def answers_elsewhere(part: Part, context: Context, parts: int) -> Iterator[pa.T
 
 
 def _computed(part: Part, context: Any) -> Iterable[pa.Table]:
-    keep_memory()
+    keep_freed_memory()
     return [compute(part, ray.get(context))]
 
 

@@ -2,22 +2,19 @@
 without keeping its CPU from others.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mlray._ray_compat import mlray_errors
+from mlray.allocator import keep_freed_memory
 
 What = TypeVar("What")
 RETRIES = 8
 """How often a task is tried again whose worker or node died: nodes come and go, but what never fits must end."""
-_FREED, _LARGE = 128 << 20, 64 << 20
-"""Bytes of freed memory that a worker keeps for its next columns; and of a column that is given back at once."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PATIENCE = 2.0
 """Seconds in which what is not lost mostly arrives."""
 _PER_CPU = 2
@@ -29,21 +26,10 @@ def task(function: Callable[..., Any]) -> Any:
 
     @wraps(function)
     def run(*given: Any) -> Any:
-        keep_memory()
+        keep_freed_memory()
         return function(*given)
 
     return ray.remote(num_cpus=1, max_retries=RETRIES)(run)
-
-
-@cache
-def keep_memory() -> None:
-    """Lets this process use freed memory again, instead of giving it back and having it zeroed page by page by the
-    kernel: that was more than half of all that a join of plain columns cost. Where malloc is not glibc's, nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, _FREED)
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tuple[What, Any]]:

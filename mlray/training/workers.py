@@ -25,8 +25,8 @@ from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import PlacementGroup
 
+from mlray.allocator import keep_freed_memory
 from mlray.errors import ConfigError, MlrayError, TrainingFailed
-from mlray.training.allocator import keep_what_is_freed
 from mlray.training.checkpoint import History, RunDirectory
 from mlray.training.config import Resources, TrainerConfig
 from mlray.training.feed import Part
@@ -222,7 +222,7 @@ def failures(resources: Resources) -> ray.train.FailureConfig:
 
 def run_worker(settings: dict[str, Any]) -> dict[str, float] | MlrayError:
     """The loop in one worker."""
-    keep_what_is_freed()
+    keep_freed_memory()
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     if group.device.type == "cpu":

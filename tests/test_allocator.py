@@ -8,10 +8,10 @@ STEPS = """
 import resource
 import sys
 import numpy as np
-from mlray.training.allocator import keep_what_is_freed
+from mlray.allocator import keep_freed_memory
 
 if "keep" in sys.argv:
-    keep_what_is_freed()
+    keep_freed_memory()
 for step in range(60):
     if step == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
