@@ -124,7 +124,8 @@ def _planned(
     files = files_within(view, table.files, bounds) if span is not None else ()
     read = Read(index, bound, table, join, "as asked", bounds, files, asked=join)
     small = f"{read.rows:,} rows, {read.size:,} bytes"
-    fits = read.rows <= BROADCAST_ROWS and read.size <= BROADCAST_BYTES
+    told = all(file.rows is not None for file in files)  # else a small file may hold many
+    fits = read.rows <= BROADCAST_ROWS and read.size <= (BROADCAST_BYTES if told else BROADCAST_BYTES // 8)
     if not view.keys:
         return _global(read, fits or join == "broadcast")
     if join == "auto" and fits:

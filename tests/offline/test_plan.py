@@ -8,7 +8,8 @@ import pytest
 from deltalake import write_deltalake
 
 import mlray as ml
-from mlray.offline import plan
+from mlray.offline import delta, plan
+from mlray.offline.log import File
 
 START, DAYS, A_DAY = datetime(2026, 1, 1, tzinfo=UTC), 10, 100
 
@@ -44,3 +45,16 @@ def test_a_spine_whose_times_meet_little_of_a_table_does_not_read_the_whole_copy
     ts = platform.build_training_set(service(), pa.table({"user": [7] * len(days), "timestamp": at}))
     assert f"v: {join} of payments" in ts.explain()
     assert ts.to_arrow()["count_1h"].to_pylist() == [1] * len(days)
+
+
+#   rows told: 1,000 in 100 MiB are shared with every worker. Not told: as many bytes may hold a hundred million
+@pytest.mark.parametrize(("rows", "join"), [(1000, "broadcast"), (None, "shuffle")])
+def test_a_table_whose_log_tells_no_rows_is_shared_only_if_its_files_are_very_small(
+    rows: int | None, join: str, tmp_path: Path
+) -> None:
+    at = pa.schema([("user", pa.int64()), ("at", pa.timestamp("us", "UTC"))])
+    write_deltalake(tmp_path, at.empty_table())
+    files = (File("f", rows, 100 << 20),)
+    table = delta.Table(str(tmp_path), 0, at, rows or 0, 100 << 20, files)
+    (read,) = plan.plan(service(), {"payments": table}, str(tmp_path), "auto", (0, 1))
+    assert read.join == join
