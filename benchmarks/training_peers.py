@@ -7,6 +7,7 @@ ddp       a plain loop: DistributedDataParallel, a DataLoader that streams the P
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ from mlray.training.model import Signature
 from mlray.training.trainer import Trainer
 
 WORLD = 2
+PLAIN = dict(os.environ)
+"""Before mlray starts Ray, with settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def run(job: Job) -> dict[str, float]:
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps(asdict(job)))
     command = [sys.executable, "-m", "benchmarks.training_peers", str(folder / "job.json")]
-    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
+    ranks = [subprocess.Popen([*command, str(rank)], env=PLAIN) for rank in range(WORLD)]
     codes = [rank.wait() for rank in ranks]
     if any(codes):
         raise RuntimeError(f"{job.who} ended with an error; see above")
