@@ -168,7 +168,8 @@ class _Evaluation:
         rest = hi.copy()
         rest[place] = lo[place]
         result = aggregate.over(values, lo, rest)
-        array, valid = result.array.copy(), result.valid.copy()
+        wide = values.kind == "decimal" and aggregate.result == "column"  # what is left may have more digits
+        array, valid = result.array.astype(object if wide else result.array.dtype), result.valid.copy()
         for i, partial in old.items():
             part = replace(values, array=values.array[lo[i] : hi[i]], shared={})
             found = aggregate.finalize(aggregate.merge(partial, aggregate.partial(part)), values)

@@ -38,7 +38,8 @@ def aggregates(rng: Random) -> list[object]:
     made: list[object] = []
     for i, kind in enumerate(KINDS):
         closed: Closed = rng.choice(["left", "right"])
-        column = rng.choice(["when", "x"] if kind in (ml.Min, ml.Max, ml.CountDistinct) else ["x", "n", "d", "flag"])
+        plain = kind in (ml.Min, ml.Max, ml.CountDistinct)
+        column = rng.choice(["when", "x", "debt"] if plain else ["x", "n", "d", "flag"])
         where = rng.choice([None, "n > 0"])
         windows = rng.choice([[ml.lifetime], [ml.days(2)], [ml.lifetime, ml.days(3), ml.hours(30)]])
         step = rng.choice([ml.hours(1), ml.hours(6), ml.hours(4)])
@@ -57,6 +58,7 @@ def rows(rng: Random, count: int) -> pa.Table:
         "x": [rng.choice([0.1, 1e300, -1e300, 1e-300, 3.0, float("inf"), float("nan"), None]) for _ in at],
         "n": pa.array([rng.choice([-3, 0, 2, 7, None]) for _ in at], pa.int64()),
         "d": pa.array([rng.choice([Decimal("1.10"), Decimal("-0.07"), None]) for _ in at], pa.decimal128(9, 2)),
+        "debt": pa.array([rng.choice([Decimal("1E+30"), Decimal("0.01"), None]) for _ in at], pa.decimal128(38, 4)),
         "flag": [rng.choice([True, False, None]) for _ in at],
         "when": pa.array([rng.choice([0, 86_400_000_000, 5, None]) for _ in at], pa.timestamp("us")),
     })  # fmt: skip
@@ -99,6 +101,23 @@ def test_a_read_equals_that_of_all_events(seed: int) -> None:
     answer = get_features(store, ml.FeatureService("s", features=[view]), asked, instants(asked["timestamp"], "at"))
     assert told(answer) == told(wanted(view, known, asked))
     assert tiles_of(store, view) > 0
+
+
+@pytest.mark.parametrize(("kind", "of_all"), [(ml.Max, "1E+30"), (ml.Min, "-1E+30")])
+def test_a_partial_of_more_digits_than_the_events_beside_it_is_told_whole(kind: type[ml.Max], of_all: str) -> None:
+    #  a partial   1E+30, -1E+30, which 64 bits do not hold      an event   1, which they do
+    view = ml.FeatureView("v", entity=USER, source=SOURCE, features=[
+        kind("debt", windows=[ml.lifetime], offset=ml.hours(1), name="f"),
+    ])
+    at = pa.array([START, START + 1, START + 90 * HOUR], INSTANT)
+    debt = pa.array([Decimal("1E+30"), Decimal("-1E+30"), Decimal(1)], pa.decimal128(38, 4))
+    store = open_store(f"memory://digits-{kind.kind}")
+    found = events(view, pa.table({"user": ["a"] * 3, "at": at, "debt": debt}))
+    state.load(store, view, found, version=0, until=START + 91 * HOUR, history=0)
+    assert tiles_of(store, view) > 0
+    asked = pa.table({"user": ["a", "a"], "timestamp": pa.array([START + 95 * HOUR] * 2, INSTANT)})
+    answer = get_features(store, ml.FeatureService("s", features=[view]), asked, instants(asked["timestamp"], "at"))
+    assert told(answer) == told(pa.table({"f": pa.array([Decimal(of_all)] * 2, pa.decimal128(38, 4))}))
 
 
 def test_what_a_lifetime_leaves_behind_does_not_grow_with_its_events() -> None:
