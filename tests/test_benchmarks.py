@@ -24,7 +24,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 
 def written(options: Options, theme: str) -> str:
-    return next(options.results.glob(f"{theme}_*.md")).read_text()
+    return next(options.results.glob(f"{theme}_[0-9]*.md")).read_text()
 
 
 @pytest.mark.usefixtures("ray_cluster")
