@@ -9,15 +9,15 @@ import ctypes
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), from <malloc.h>
-_KEPT, _LARGE = 128 << 20, 64 << 20
+_KEPT = 128 << 20
 
 
 @cache
-def keep_freed_memory() -> None:
-    """Of this process, from now on: up to 128 MiB that were freed, of pieces below 64 MiB. Nothing where the C library
-    is not glibc.
+def keep_freed_memory(largest: int = 64 << 20) -> None:
+    """Of this process, from now on: up to 128 MiB that were freed, of pieces of less than `largest` bytes. Nothing where
+    the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEPT)
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_MMAP_THRESHOLD, largest)

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 DATA_CPUS = 1
 """What the tasks need that prepare the data, and make a block again that was lost with its node."""
+_LARGEST = 16 << 20
+"""Bytes below which memory that a step frees is kept: tensors of a step, but not what comes once in a window of rows."""
 
 
 class Watched(Protocol):
@@ -222,7 +224,7 @@ def failures(resources: Resources) -> ray.train.FailureConfig:
 
 def run_worker(settings: dict[str, Any]) -> dict[str, float] | MlrayError:
     """The loop in one worker."""
-    keep_freed_memory()
+    keep_freed_memory(_LARGEST)
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     if group.device.type == "cpu":
