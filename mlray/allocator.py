@@ -14,8 +14,8 @@ _KEPT = 128 << 20
 
 @cache
 def keep_freed_memory(largest: int = 64 << 20) -> None:
-    """Of this process, from now on: up to 128 MiB that were freed, of pieces of less than `largest` bytes. Nothing where
-    the C library is not glibc.
+    """Of this process, from now on: up to 128 MiB that were freed, of pieces below `largest` bytes. Nothing where the C
+    library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

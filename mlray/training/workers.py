@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 DATA_CPUS = 1
 """What the tasks need that prepare the data, and make a block again that was lost with its node."""
 _LARGEST = 16 << 20
-"""Bytes below which memory that a step frees is kept: tensors of a step, but not what comes once in a window of rows."""
+"""Bytes below which freed memory is kept: the tensors of a step, but not what comes once in a window of rows."""
 
 
 class Watched(Protocol):
