@@ -24,9 +24,10 @@ def cut(rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int6
     """
     order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
     ends = np.cumsum(np.bincount(of, minlength=count))
-    places, whole = order if kept is None else kept[order], roomy(rows)
+    schema, places = rows.schema, order if kept is None else kept[order]
+    rows = roomy(rows)  # and those in many chunks go, where the caller has let go of them
     for group in np.split(places, ends[:-1]):
-        yield _tight(whole.take(pa.array(group)), rows.schema)
+        yield _tight(rows.take(pa.array(group)), schema)
 
 
 def taken(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:
