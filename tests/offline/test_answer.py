@@ -19,6 +19,7 @@ from mlray.offline import cutting, scan
 from mlray.offline.answer import answer, held
 from mlray.offline.cutting import cut, together
 from mlray.offline.exchange import cut_events, spine_buckets, within
+from mlray.offline.join import share_of
 from mlray.offline.log import File
 from mlray.offline.plan import Bounds, Group, Read, event_bounds
 from mlray.offline.spine import ROW, facts
@@ -150,3 +151,8 @@ def test_the_slices_of_a_file_hold_its_rows_once(count: int, tmp_path: Path) -> 
 def test_what_is_known_too_late_for_every_question_is_left_behind() -> None:
     rows = pa.table({TS: pa.array([1, 2, 3]), KNOWN: pa.array([5, 9, 4])})
     assert within(rows, Bounds(2, 3, 8))[TS].to_pylist() == [3]
+
+
+def test_the_shares_of_a_bucket_are_ranges_of_time_with_every_row_once() -> None:
+    rows = pa.table({"timestamp": pa.array([3, 1, 2, 0, 4], pa.timestamp("us", "UTC")), "row": range(5)})
+    assert [share_of(rows, (i, 2), "timestamp")["row"].to_pylist() for i in (0, 1)] == [[3, 1], [2, 0, 4]]
