@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mlray.gates.extra import imported
 from mlray.gates.result import Result
 from mlray.gates.settings import DataValidation
 from mlray.offline.spine import ROW
+from mlray.offline.tasks import started
 from mlray.offline.tasks import task as ray_task
 
 ROWS_PER_BUCKET = 1 << 20
@@ -51,7 +53,7 @@ def validate(blocks: Sequence[Any], schema: Any, config: DataValidation, previou
     training set, and its rows.
     """
     with mlray_errors():
-        seen = merged(ray.get([_observed.remote(block, schema) for block in blocks]))
+        seen = merged(ray.get(started(partial(_observed.remote, block, schema) for block in blocks)))
         buckets = max(-(-seen.rows // ROWS_PER_BUCKET), 1)
         keys = [columns for columns in unique_keys(schema) if set(columns) <= set(seen.nulls)]
         repeated = {columns: _repeated(blocks, columns, buckets) for columns in keys}
@@ -161,9 +163,9 @@ def _observed(block: pa.Table, schema: Any) -> Seen:
 
 def _repeated(blocks: Sequence[Any], columns: tuple[str, ...], buckets: int) -> int:
     cut: Any = _hashed.options(num_returns=buckets)
-    pieces = [cut.remote(block, columns, buckets) for block in blocks]
+    pieces = started(partial(cut.remote, block, columns, buckets) for block in blocks)
     by_bucket = [[piece[i] if buckets > 1 else piece for piece in pieces] for i in range(buckets)]
-    return int(sum(ray.get([_counted.remote(*refs) for refs in by_bucket])))
+    return int(sum(ray.get(started(partial(_counted.remote, *refs) for refs in by_bucket))))
 
 
 @ray_task

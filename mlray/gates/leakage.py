@@ -12,6 +12,7 @@ q and an hour after it. Of every feature is asked how well it tells the label al
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from mlray.gates.result import Result
 from mlray.gates.scored import Chosen, pick
 from mlray.gates.settings import Leakage
 from mlray.gates.terms import EARLIEST, LATEST, rows_of
+from mlray.offline.tasks import started
 from mlray.offline.tasks import task as ray_task
 from mlray.offline.training_set import TrainingSet, build
 from mlray.training.feed import mix
@@ -88,7 +90,7 @@ def sample(ts: TrainingSet, rows: int) -> pa.Table:
     """About so many rows of the spine that have a label, chosen by a hash of their place."""
     share = min(1.0, rows / max(ts.count(), 1))
     with mlray_errors():
-        parts = ray.get([_sampled.remote(block.ref, block.offset, share, ts.label) for block in ts.spine.blocks])
+        parts = ray.get(started(partial(_sampled.remote, b.ref, b.offset, share, ts.label) for b in ts.spine.blocks))
     return pa.concat_tables(parts)
 
 

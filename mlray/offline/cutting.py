@@ -1,6 +1,7 @@
 """Rows cut by bucket, and files cut into what one task reads."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +19,23 @@ _WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
 def cut(rows: pa.Table, of: NDArray[np.int64], count: int, kept: NDArray[np.int64] | None = None) -> Iterator[pa.Table]:
-    """The rows by group, in their order, one group after another, so that a task holds a copy of one only.
+    """The rows by group, in their order.
 
     of: the group of each; kept: which rows these are, None: all.
+
+    One column after another is brought into the order of the groups, which keeps it in the processor's cache: a third
+    of the time of group after group. A column that is taken goes, if the caller has let go of the rows.
     """
     order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
-    ends = np.cumsum(np.bincount(of, minlength=count))
-    schema, places = rows.schema, order if kept is None else kept[order]
-    rows = roomy(rows)  # and those in many chunks go, where the caller has let go of them
-    for group in np.split(places, ends[:-1]):
-        yield _tight(rows.take(pa.array(group)), schema)
+    ends = np.cumsum(np.bincount(of, minlength=count)).tolist()
+    schema, places = rows.schema, pa.array(order if kept is None else kept[order])
+    rows = wide(rows)
+    whole, columns = rows.schema, list[pa.Array]()
+    while rows.num_columns:
+        columns.append(rows.column(0).combine_chunks().take(places))
+        rows = rows.remove_column(0)
+    for first, last in pairwise([0, *ends]):
+        yield _tight(pa.table([c.slice(first, last - first) for c in columns], schema=whole), schema)
 
 
 def taken(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:

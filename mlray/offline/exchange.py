@@ -5,7 +5,7 @@ The cuts lie in Ray's object store, which spills to disk; a lost one is computed
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from mlray.offline.bucket import buckets
 from mlray.offline.cutting import GROUP_BYTES, cut, together, wide
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, in_schema, placed
-from mlray.offline.tasks import fetched, task
+from mlray.offline.tasks import fetched, started, task
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
@@ -48,9 +48,7 @@ def spine_buckets(rows: pa.Table, group: Group, timestamp: str) -> Buckets:
     return found if whole.all() else np.where(whole, found, rows.column(ROW).to_numpy() % group.parts)
 
 
-def cut_spine(
-    block: pa.Table, offset: int, schema: pa.Schema, group: Group, timestamp: str
-) -> Iterator[pa.Table]:
+def cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group, timestamp: str) -> Iterator[pa.Table]:
     """A block of the spine, with `__row`, by the parts of the training set."""
     rows = placed(block, schema, offset)
     return cut(rows, spine_buckets(rows, group, timestamp), group.parts)
@@ -107,7 +105,7 @@ class Cuts:
 
 def time_cuts(blocks: Sequence[Block], schema: pa.Schema, timestamp: str, parts: int) -> tuple[int, ...]:
     """Instants in microseconds that cut a spine into so many parts of about as many rows."""
-    found = ray.get([_instants.remote(block.ref, schema, timestamp) for block in blocks])
+    found = ray.get(started(partial(_instants.remote, block.ref, schema, timestamp) for block in blocks))
     some = np.sort(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
     return tuple(int(some[len(some) * i // parts]) for i in range(1, parts)) if len(some) else ()
 
@@ -117,9 +115,7 @@ def exchange_spine(blocks: Sequence[Block], schema: pa.Schema, group: Group, tim
     return _started(_cut_spine, group.parts, [(block.ref, block.offset, schema, group, timestamp) for block in blocks])
 
 
-def exchange_questions(
-    blocks: Sequence[Block], schema: pa.Schema, group: Group, final: Group, timestamp: str
-) -> Cuts:
+def exchange_questions(blocks: Sequence[Block], schema: pa.Schema, group: Group, final: Group, timestamp: str) -> Cuts:
     """Starts cutting what another group needs of the spine."""
     asked = [(block.ref, block.offset, schema, group, final, timestamp) for block in blocks]
     return _started(_cut_questions, group.parts, asked)
@@ -156,7 +152,8 @@ def returned(cuts: Iterable[pa.Table]) -> Iterator[Any]:
 
 
 def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
-    outputs = [task.options(num_returns=count + 1).remote(*given) for given in arguments]
+    run = task.options(num_returns=count + 1).remote
+    outputs = started(partial(run, *given) for given in arguments)
     return Cuts([refs[:-1] for refs in outputs], [refs[-1] for refs in outputs])
 
 
@@ -173,9 +170,7 @@ def _cut_spine(block: pa.Table, offset: int, schema: pa.Schema, group: Group, ti
 
 
 @task
-def _cut_questions(
-    block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str
-) -> Any:
+def _cut_questions(block: pa.Table, offset: int, schema: pa.Schema, group: Group, final: Group, timestamp: str) -> Any:
     return returned(cut_questions(block, offset, schema, group, final, timestamp))
 
 

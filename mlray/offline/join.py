@@ -43,7 +43,7 @@ from mlray.offline.inputs import Input
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.sliced import LIMIT, answer_part
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import as_done, fetched, task
+from mlray.offline.tasks import as_done, fetched, started, task
 
 _log = logging.getLogger("mlray")
 _MOST_ROWS = 2_000_000
@@ -184,7 +184,7 @@ class Kept(Join):
         with mlray_errors():
             self._dataset = join.dataset().materialize()
             refs = self._dataset.to_arrow_refs()
-            extents = ray.get([_extent.remote(ref) for ref in refs])
+            extents = ray.get(started(partial(_extent.remote, ref) for ref in refs))
         # Blocks come in the order in which they were made, which is another at the next time.
         self._blocks = sorted(zip(extents, refs, strict=True), key=lambda block: block[0])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlray.errors import DefinitionError, SchemaError, first_line
 from mlray.features.service import FeatureService
 from mlray.features.types import canonical_type, instant_type, instants
 from mlray.offline import delta, fingerprint, scan
-from mlray.offline.tasks import task
+from mlray.offline.tasks import started, task
 
 ROW = "__row"
 """The position of a row in the spine, int64."""
@@ -187,7 +188,7 @@ def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
 
 def _read_in(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Block]:
     """The blocks that the files make: each task reads some of them."""
-    tasks = [_reading(part, schema, who) for part in _parts_of(files)]
+    tasks = started(partial(_reading, part, schema, who) for part in _parts_of(files))
     counts = np.concatenate(ray.get([task[0] for task in tasks])).tolist()
     return numbered([ref for task in tasks for ref in task[1:]], counts)
 
@@ -207,7 +208,7 @@ def numbered(refs: Sequence[Any], counts: Sequence[int]) -> list[Block]:
 
 def _described(blocks: Sequence[Block], given: pa.Schema, timestamp: str, text: str) -> Spine:
     schema = _canonical(given)
-    facts = ray.get([_facts.remote(block.ref, block.offset, schema, timestamp) for block in blocks])
+    facts = ray.get(started(partial(_facts.remote, b.ref, b.offset, schema, timestamp) for b in blocks))
     digest = fingerprint.combined([fact[0] for fact in facts], schema)
     spans = [fact[1] for fact in facts if fact[1] is not None]
     span = (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
@@ -217,11 +218,11 @@ def _described(blocks: Sequence[Block], given: pa.Schema, timestamp: str, text: 
 def _blocks_of(dataset: Any) -> tuple[list[Block], pa.Schema]:
     """Its blocks that have rows, and the schema of all; Ray keeps no columns of a block that has none."""
     refs = dataset.materialize().to_arrow_refs()
-    counts = ray.get([_count.remote(ref) for ref in refs])
+    counts = ray.get(started(partial(_count.remote, ref) for ref in refs))
     kept = [(ref, rows) for ref, rows in zip(refs, counts, strict=True) if rows]
     if kept:
         full, rows = zip(*kept, strict=True)
-        return numbered(full, rows), _unified(ray.get([_schema.remote(ref) for ref in full]))
+        return numbered(full, rows), _unified(ray.get(started(partial(_schema.remote, ref) for ref in full)))
     known = dataset.schema()
     schema = _canonical(known.base_schema) if known and isinstance(known.base_schema, pa.Schema) else pa.schema([])
     return numbered([ray.put(schema.empty_table())], [0]), schema

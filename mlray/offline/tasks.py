@@ -1,8 +1,11 @@
 """What the tasks of the offline engine have in common; running many of them, a few at a time; and waiting inside one
 without keeping its CPU from others.
+
+A few at a time, for a node starts a worker for each task that waits in its queue, up to its limit of idle ones, though
+there is no CPU that it could ever use.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -54,6 +57,22 @@ def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tup
         if running:
             ray.wait(list(running), num_returns=len(running), fetch_local=False)
         raise
+
+
+def started(starts: Iterable[Callable[[], Any]]) -> list[Any]:
+    """What each of `starts` gives when it is called: a reference, or several of one task. Few tasks wait at a time; the
+    last may still run.
+    """
+    given: list[Any] = []
+    running: list[Any] = []
+    most = _at_once()
+    for start in starts:
+        if len(running) >= most:
+            _, running = ray.wait(running, num_returns=1, fetch_local=False)
+            most = _at_once()  # a cluster grows for those who wait
+        given.append(start())
+        running.append(given[-1][-1] if isinstance(given[-1], list) else given[-1])
+    return given
 
 
 def fetched(refs: Sequence[Any]) -> list[Any]:

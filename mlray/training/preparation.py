@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from mlray.errors import TrainingFailed
 from mlray.offline.fingerprint import unordered
+from mlray.offline.tasks import started
 from mlray.training import labels
 from mlray.training.columns import number_column
 from mlray.training.config import PARTS, Split
@@ -92,7 +94,7 @@ def prepare(dataset: Any, columns: Columns, config: Any) -> Prepared:
         fn_kwargs={"columns": columns, "split": config.split},
     )
     blocks = assigned.materialize().to_arrow_refs()
-    seen = merge(map(ray.get, [observe_task.remote(block, columns) for block in blocks]))
+    seen = merge(map(ray.get, started(partial(observe_task.remote, block, columns) for block in blocks)))
     check(seen, columns, config)
     preprocessing = Preprocessing.learn(columns.kinds, seen, config.sampling.max_categories)
     rows = {part: seen.rows[number] for number, part in enumerate(PARTS)}
@@ -206,12 +208,15 @@ def encode(
     buckets = [-(-count // size) for count in rows.values()]
     task: Any = scatter_task.options(num_returns=1 + sum(buckets))
     together = -(-len(blocks) // MOST_BUCKETS)
-    scattered = [
-        task.remote(encoding, buckets, *blocks[start : start + together]) for start in range(0, len(blocks), together)
-    ]
+    scattered = started(
+        partial(task.remote, encoding, buckets, *blocks[start : start + together])
+        for start in range(0, len(blocks), together)
+    )
     found: list[list[Counter[str]]] = ray.get([returned[0] for returned in scattered])
     unseen = [sum(counts, Counter[str]()) for counts in zip(*found, strict=True)]
-    ordered = [order_task.remote(*(returned[1 + bucket] for returned in scattered)) for bucket in range(sum(buckets))]
+    ordered = started(
+        partial(order_task.remote, *(returned[1 + bucket] for returned in scattered)) for bucket in range(sum(buckets))
+    )
     ends = np.cumsum(buckets)
     parts = {
         part: Part(tuple(ordered[end - count : end]), rows[part])
