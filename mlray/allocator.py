@@ -8,8 +8,12 @@ and 13 of the 55 ms of a step of training.
 import ctypes
 from functools import cache
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), from <malloc.h>
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3), from <malloc.h>
 _KEPT = 128 << 20
+_HEAP = 64 << 20
+"""What a thread but the first takes from the kernel at a time. glibc unmaps one that is empty however much is to be kept,
+unless this much is to lie ready: a step that ended just in the next one had it mapped and cleared again each time.
+"""
 
 
 @cache
@@ -20,4 +24,5 @@ def keep_freed_memory(largest: int = 64 << 20) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEPT)
+        mallopt(_TOP_PAD, _HEAP)
         mallopt(_MMAP_THRESHOLD, largest)
