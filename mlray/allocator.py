@@ -11,8 +11,8 @@ from functools import cache
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3), from <malloc.h>
 _KEPT = 128 << 20
 _HEAP = 64 << 20
-"""What a thread but the first takes from the kernel at a time. glibc unmaps one that is empty however much is to be kept,
-unless this much is to lie ready: a step that ended just in the next one had it mapped and cleared again each time.
+"""What a thread but the first takes from the kernel at a time. glibc unmaps one that is empty, however much is to be
+kept, unless as much is to lie ready: a step that ended just in the next one had it mapped and cleared each time.
 """
 
 
