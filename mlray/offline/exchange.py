@@ -24,7 +24,7 @@ from mlray.offline.bucket import buckets
 from mlray.offline.cutting import GROUP_BYTES, cut, together, wide
 from mlray.offline.plan import Bounds, Group, Read
 from mlray.offline.spine import ROW, Block, in_schema, placed
-from mlray.offline.tasks import fetched, started, task
+from mlray.offline.tasks import Lane, fetched, started, task
 
 TO = "__to"
 """The part of the training set that a row of another partitioning belongs to, int32."""
@@ -110,26 +110,26 @@ def time_cuts(blocks: Sequence[Block], schema: pa.Schema, timestamp: str, parts:
     return tuple(int(some[len(some) * i // parts]) for i in range(1, parts)) if len(some) else ()
 
 
-def exchange_spine(blocks: Sequence[Block], schema: pa.Schema, group: Group, timestamp: str) -> Cuts:
-    """Starts cutting the spine into the parts of the training set."""
-    return _started(_cut_spine, group.parts, [(block.ref, block.offset, schema, group, timestamp) for block in blocks])
+def exchange_spine(lane: Lane, blocks: Sequence[Block], schema: pa.Schema, group: Group, timestamp: str) -> Cuts:
+    """The spine, cut into the parts of the training set."""
+    asked = ((block.ref, block.offset, schema, group, timestamp) for block in blocks)
+    return exchange(lane, _cut_spine, group.parts, asked)
 
 
-def exchange_questions(blocks: Sequence[Block], schema: pa.Schema, group: Group, final: Group, timestamp: str) -> Cuts:
-    """Starts cutting what another group needs of the spine."""
-    asked = [(block.ref, block.offset, schema, group, final, timestamp) for block in blocks]
-    return _started(_cut_questions, group.parts, asked)
+def exchange_questions(
+    lane: Lane, blocks: Sequence[Block], schema: pa.Schema, group: Group, final: Group, timestamp: str
+) -> Cuts:
+    """What another group needs of the spine, cut."""
+    asked = ((block.ref, block.offset, schema, group, final, timestamp) for block in blocks)
+    return exchange(lane, _cut_questions, group.parts, asked)
 
 
-def exchange_events(read: Read, group: Group) -> Cuts:
-    """Starts cutting the events of a shuffled view."""
+def exchange_events(lane: Lane, read: Read, group: Group) -> Cuts:
+    """The events of a shuffled view, cut."""
     view, table, count = read.view, read.table, group.parts
     parts = together(read.files, GROUP_BYTES) or [()]
-    return _started(
-        _cut_events,
-        count,
-        [(view, files, table.schema, read.bounds, group.types, count, read.who) for files in parts],
-    )
+    asked = ((view, files, table.schema, read.bounds, group.types, count, read.who) for files in parts)
+    return exchange(lane, _cut_events, count, asked)
 
 
 def gather(refs: Sequence[Any]) -> pa.Table:
@@ -137,9 +137,13 @@ def gather(refs: Sequence[Any]) -> pa.Table:
     return wide(pa.concat_tables(fetched(refs), promote_options="permissive"))
 
 
-def exchange_answers(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
-    """Starts `task`, which gives what `returned` makes of its cuts, once per arguments."""
-    return _started(task, count, arguments)
+def exchange(lane: Lane, task: Any, count: int, arguments: Iterable[tuple[Any, ...]]) -> Cuts:
+    """What `task`, which gives what `returned` makes of its cuts, cuts of each of the arguments; the last of it may
+    still be under way.
+    """
+    run = task.options(num_returns=count + 1).remote
+    outputs = [lane.start(partial(run, *given)) for given in arguments]
+    return Cuts([refs[:-1] for refs in outputs], [refs[-1] for refs in outputs])
 
 
 def returned(cuts: Iterable[pa.Table]) -> Iterator[Any]:
@@ -149,12 +153,6 @@ def returned(cuts: Iterable[pa.Table]) -> Iterator[Any]:
         counts.append(piece.num_rows)
         yield piece
     yield np.array(counts, dtype=np.int64)
-
-
-def _started(task: Any, count: int, arguments: Sequence[tuple[Any, ...]]) -> Cuts:
-    run = task.options(num_returns=count + 1).remote
-    outputs = started(partial(run, *given) for given in arguments)
-    return Cuts([refs[:-1] for refs in outputs], [refs[-1] for refs in outputs])
 
 
 @task

@@ -15,6 +15,7 @@ from mlray.offline.delta import File
 from mlray.offline.exchange import Cuts, exchange_events, gather
 from mlray.offline.plan import Bounds, Group, Read, event_bounds, files_within
 from mlray.offline.sliced import Pieces
+from mlray.offline.tasks import Lane
 
 _FEW = 16_384
 """Spine rows of a part that are worth a look at which row groups of the events they need."""
@@ -31,9 +32,9 @@ class Input:
     bounds: Bounds
 
 
-def moved(read: Read, group: Group) -> Cuts | None:
-    """Starts moving a reading's events; None where they are read where they lie."""
-    return exchange_events(read, group) if group.keys and read.layout is None else None
+def moved(lane: Lane, read: Read, group: Group) -> Cuts | None:
+    """A reading's events, moved; None where they are read where they lie."""
+    return exchange_events(lane, read, group) if group.keys and read.layout is None else None
 
 
 def bucket(read: Read, cuts: Cuts | None, group: Group, span: tuple[int, int] | None, index: int) -> Input:

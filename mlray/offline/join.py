@@ -31,7 +31,7 @@ from mlray.offline.cutting import cut
 from mlray.offline.exchange import (
     TO,
     Cuts,
-    exchange_answers,
+    exchange,
     exchange_questions,
     exchange_spine,
     gather,
@@ -43,7 +43,7 @@ from mlray.offline.inputs import Input
 from mlray.offline.plan import Group, Read, groups, without_files
 from mlray.offline.sliced import LIMIT, answer_part
 from mlray.offline.spine import ROW, Spine, placed
-from mlray.offline.tasks import as_done, fetched, started, task
+from mlray.offline.tasks import Lane, as_done, consumed, fetched, started, task
 
 _log = logging.getLogger("mlray")
 _MOST_ROWS = 2_000_000
@@ -146,33 +146,35 @@ class Join:
 
     def _keyed_parts(self) -> tuple[Part, ...]:
         final, *others = self.groups
-        mine = exchange_spine(self.spine.blocks, self.spine.schema, _slim(final), self.timestamp)
-        answers = [self._answers(group, final) for group in others]
-        found = self._buckets(final, mine)
+        lane = Lane()
+        mine = exchange_spine(lane, self.spine.blocks, self.spine.schema, _slim(final), self.timestamp)
+        answers = [self._answers(lane, group, final) for group in others]
+        found = list(self._buckets(lane, final, mine))
         _wait(answers)
         return tuple(
             replace(part, index=i, answers=tuple(cuts.of(bucket) for cuts in answers))
             for i, (bucket, part) in enumerate(found)
         )
 
-    def _answers(self, group: Group, final: Group) -> Cuts:
+    def _answers(self, lane: Lane, group: Group, final: Group) -> Cuts:
         """The answers of a group that is not the final one, cut by the part that each row belongs to."""
-        asked = exchange_questions(self.spine.blocks, self.spine.schema, _slim(group), _slim(final), self.timestamp)
-        context = ray.put(Context(self.service, self.spine.schema, self.timestamp, _slim(group)))
-        parts = [part for _, part in self._buckets(group, asked)]
-        return exchange_answers(_answer_elsewhere, final.parts, [(part, context, final.parts) for part in parts])
+        blocks, schema = self.spine.blocks, self.spine.schema
+        asked = exchange_questions(lane, blocks, schema, _slim(group), _slim(final), self.timestamp)
+        context = ray.put(Context(self.service, schema, self.timestamp, _slim(group)))
+        parts = [part for _, part in self._buckets(lane, group, asked)]
+        del asked  # what was cut goes as it is answered
+        wanted = ((part, context, final.parts) for part in consumed(parts))
+        return exchange(lane, _answer_elsewhere, final.parts, wanted)
 
-    def _buckets(self, group: Group, asked: Cuts) -> list[tuple[int, Part]]:
+    def _buckets(self, lane: Lane, group: Group, asked: Cuts) -> Iterator[tuple[int, Part]]:
         """Every bucket that has rows, at least one, as parts, with its number."""
-        events = [(read, inputs.moved(read, group)) for read in group.reads]
+        events = [(read, inputs.moved(lane, read, group)) for read in group.reads]
         rows = asked.rows.tolist()
         _wait(cuts for _, cuts in events if cuts is not None)
-        kept = [b for b in range(group.parts) if rows[b]] or [0]
-        return [
-            (b, replace(part, events=tuple(inputs.bucket(*given, group, self.spine.span, b) for given in events)))
-            for b in kept
-            for part in shares(Part(b, rows[b], asked.of(b)), _MOST_ROWS)
-        ]
+        for b in [b for b in range(group.parts) if rows[b]] or [0]:
+            given = tuple(inputs.bucket(*moved, group, self.spine.span, b) for moved in events)
+            for part in shares(Part(b, rows[b], asked.of(b)), _MOST_ROWS):
+                yield b, replace(part, events=given)
 
 
 class Kept(Join):

@@ -8,6 +8,7 @@ the same bytes under the same names.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from mlray.offline.delta import File
 from mlray.offline.ordering import in_order, marked
 from mlray.offline.parquet import write_file
 from mlray.offline.scan import Slice
-from mlray.offline.tasks import task
+from mlray.offline.tasks import Lane, consumed, task
 
 MOST_FILES = 8
 """A bucket that would have more has its small ones folded into one."""
@@ -83,13 +84,19 @@ def run(job: Job, files: Sequence[File], note: Note) -> Written:
     scatter: Any = _scatter.options(num_returns=job.parts + 1)
     slim = replace(job, full={})
     with mlray_errors():
-        cuts = [scatter.remote(slim, group) for group in groups]
-        counts = _awaited([refs[0] for refs in cuts], lambda n: note(f"{n} of {len(groups)} groups of files read"))
+        lane = Lane(lambda n: note(f"{n} of {len(groups)} groups of files read"))
+        cuts = [lane.start(partial(scatter.remote, slim, group), told=0) for group in groups]
+        lane.end()
+        counts = ray.get([refs[0] for refs in cuts])
         rows = np.sum(counts, axis=0) if counts else np.zeros(job.parts, dtype=np.int64)
         parts = [int(part) for part in np.flatnonzero(rows)]
-        tasks = [_gather.remote(job.of_part(part), part, *(refs[part + 1] for refs in cuts)) for part in parts]
+        pieces = [(part, [refs[part + 1] for refs in cuts]) for part in parts]
         del cuts  # what a part needs goes from the object store when its task is done
-        done = _awaited(tasks, lambda n: note(f"{n} of {len(parts)} parts of {int(rows.sum()):,} rows written"))
+        lane = Lane(lambda n: note(f"{n} of {len(parts)} parts of {int(rows.sum()):,} rows written"))
+        starts = (partial(_gather.remote, job.of_part(part), part, *refs) for part, refs in consumed(pieces))
+        tasks = [lane.start(start) for start in starts]
+        lane.end()
+        done = ray.get(tasks)
     return Written(tuple(a for one in done for a in one.added), tuple(file for one in done for file in one.folded))
 
 
@@ -158,17 +165,6 @@ def _groups(files: Sequence[File]) -> list[tuple[Slice, ...]]:
     resources: Any = ray.cluster_resources  # its annotation is missing
     cpus = int(resources().get("CPU", 1))
     return together(files, min(GROUP_BYTES, max(16 << 20, sum(file.size for file in files) // (2 * cpus))))
-
-
-def _awaited(refs: Sequence[Any], note: Callable[[int], None]) -> list[Any]:
-    """The values in their order, told as they come; what a task raised is raised at once."""
-    values: dict[Any, Any] = {}
-    waiting = list(refs)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        values |= {ref: ray.get(ref) for ref in done}
-        note(len(values))
-    return [values[ref] for ref in refs]
 
 
 @task

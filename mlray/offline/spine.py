@@ -188,7 +188,7 @@ def _parts_of(files: Sequence[delta.File]) -> list[tuple[delta.File, ...]]:
 
 def _read_in(files: Sequence[delta.File], schema: pa.Schema, who: str) -> list[Block]:
     """The blocks that the files make: each task reads some of them."""
-    tasks = started(partial(_reading, part, schema, who) for part in _parts_of(files))
+    tasks = started((partial(_reading, part, schema, who) for part in _parts_of(files)), told=0)
     counts = np.concatenate(ray.get([task[0] for task in tasks])).tolist()
     return numbered([ref for task in tasks for ref in task[1:]], counts)
 

@@ -59,20 +59,51 @@ def as_done(start: Callable[[What], Any], whats: Sequence[What]) -> Iterator[tup
         raise
 
 
-def started(starts: Iterable[Callable[[], Any]]) -> list[Any]:
-    """What each of `starts` gives when it is called: a reference, or several of one task. Few tasks wait at a time; the
-    last may still run.
+class Lane:
+    """Tasks on their way, few at a time. Where one failed, its error is raised as soon as that is seen, and no more are
+    started; what runs goes on.
     """
-    given: list[Any] = []
-    running: list[Any] = []
-    most = _at_once()
-    for start in starts:
-        if len(running) >= most:
-            _, running = ray.wait(running, num_returns=1, fetch_local=False)
-            most = _at_once()  # a cluster grows for those who wait
-        given.append(start())
-        running.append(given[-1][-1] if isinstance(given[-1], list) else given[-1])
-    return given
+
+    def __init__(self, note: Callable[[int], None] = lambda _: None) -> None:
+        """note: told how many are done."""
+        self._note, self._done = note, 0
+        self._running: dict[Any, bool] = {}
+
+    def start(self, call: Callable[[], Any], told: int | None = -1) -> Any:
+        """What `call` gives, as soon as there is room: a reference, or several of one task. told: which of several is
+        small, so that it can be looked at whether the task failed; None: none is.
+        """
+        while len(self._running) >= _at_once():
+            self._wait()
+        given = call()
+        self._running[given[told or 0] if isinstance(given, list) else given] = told is not None
+        return given
+
+    def end(self) -> None:
+        """Waits for all."""
+        while self._running:
+            self._wait()
+
+    def _wait(self) -> None:
+        (ref,), _ = ray.wait(list(self._running), num_returns=1, fetch_local=False)
+        if self._running.pop(ref):
+            with mlray_errors():
+                ray.get(ref)
+        self._done += 1
+        self._note(self._done)
+
+
+def started(calls: Iterable[Callable[[], Any]], told: int | None = -1) -> list[Any]:
+    """What each call gives, in a lane of their own; the last may still run."""
+    lane = Lane()
+    return [lane.start(call, told) for call in calls]
+
+
+def consumed(items: list[What]) -> Iterator[What]:
+    """The items, each let go of as it is given: what it refers to goes from the object store once it is used."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def fetched(refs: Sequence[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mlray.errors import TrainingFailed
 from mlray.offline.fingerprint import unordered
-from mlray.offline.tasks import started
+from mlray.offline.tasks import consumed, started
 from mlray.training import labels
 from mlray.training.columns import number_column
 from mlray.training.config import PARTS, Split
@@ -201,22 +201,23 @@ class Encoding:
 
 
 def encode(
-    blocks: Sequence[Any], encoding: Encoding, rows: Mapping[str, int]
+    blocks: list[Any], encoding: Encoding, rows: Mapping[str, int]
 ) -> tuple[dict[str, Part], dict[str, int]]:
-    """The parts in their global order, and the unseen categories per part."""
+    """The parts in their global order, and the unseen categories per part. blocks: emptied, for the object store is to
+    hold each only until it is encoded.
+    """
     size = max(BLOCK_ROWS, -(-sum(rows.values()) // MOST_BUCKETS))
     buckets = [-(-count // size) for count in rows.values()]
     task: Any = scatter_task.options(num_returns=1 + sum(buckets))
     together = -(-len(blocks) // MOST_BUCKETS)
-    scattered = started(
-        partial(task.remote, encoding, buckets, *blocks[start : start + together])
-        for start in range(0, len(blocks), together)
-    )
+    groups = [blocks[start : start + together] for start in range(0, len(blocks), together)]
+    blocks.clear()
+    scattered = started((partial(task.remote, encoding, buckets, *group) for group in consumed(groups)), told=0)
     found: list[list[Counter[str]]] = ray.get([returned[0] for returned in scattered])
     unseen = [sum(counts, Counter[str]()) for counts in zip(*found, strict=True)]
-    ordered = started(
-        partial(order_task.remote, *(returned[1 + bucket] for returned in scattered)) for bucket in range(sum(buckets))
-    )
+    shards = [[returned[1 + bucket] for returned in scattered] for bucket in range(sum(buckets))]
+    del scattered
+    ordered = started((partial(order_task.remote, *refs) for refs in consumed(shards)), told=None)
     ends = np.cumsum(buckets)
     parts = {
         part: Part(tuple(ordered[end - count : end]), rows[part])

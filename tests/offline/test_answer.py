@@ -15,7 +15,7 @@ from pyarrow import parquet
 import mlray as ml
 from mlray.features.rows import KNOWN, TS, events
 from mlray.features.service import FeatureService
-from mlray.offline import cutting, scan
+from mlray.offline import scan
 from mlray.offline.answer import answer, held
 from mlray.offline.cutting import cut, together
 from mlray.offline.exchange import cut_events, spine_buckets, within
@@ -82,34 +82,6 @@ def test_events_and_questions_of_a_key_meet_in_one_bucket(seed: int) -> None:
     rows = np.concatenate([s.column(ROW).to_numpy() for s, _ in answers])
     together_ = pa.concat_tables([a for _, a in answers]).take(pa.array(np.argsort(rows)))
     assert differences(asked, together_, expected(asked)) == []
-
-
-def test_a_cut_holds_every_row_once_in_its_order() -> None:
-    rows = pa.table({"a": range(6)})
-    assert [c["a"].to_pylist() for c in cut(rows, np.array([2, 0, 2, 1, 0, 2]), 4)] == [[1, 4], [3], [0, 2, 5], []]
-
-
-def test_text_that_is_too_long_for_a_column_in_one_piece_is_plain_text_again_in_its_bucket(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(cutting, "_LONG", 60)
-    rows = pa.table({"k": ["a" * 10, "b" * 10, "c" * 60]})
-    pieces = list(cut(rows, np.array([0, 0, 1]), 2))
-    assert [piece.schema.field("k").type for piece in pieces] == [pa.string(), pa.large_string()]
-    assert [piece["k"].to_pylist() for piece in pieces] == [rows["k"].to_pylist()[:2], rows["k"].to_pylist()[2:]]
-
-
-def test_rows_whose_texts_are_too_long_for_one_column_are_taken_and_cast_in_several_chunks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(cutting, "_LONG", 60)
-    rows = pa.table({"k": [chr(97 + i) * 10 for i in range(10)]})
-    back = cutting.taken(rows, np.arange(10)[::-1])
-    assert back["k"].to_pylist() == rows["k"].to_pylist()[::-1]
-    again = cutting.retyped(cutting.wide(rows), rows.schema)
-    assert again == rows
-    assert back.schema == again.schema == rows.schema
-    assert max(chunk.nbytes for column in (back["k"], again["k"]) for chunk in column.chunks) < 60
 
 
 def test_a_key_whose_texts_are_too_long_for_one_column_is_the_same_key() -> None:
