@@ -11,16 +11,16 @@ from functools import cache
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3), from <malloc.h>
 _KEPT = 128 << 20
 _READY = 60 << 20
-"""What is to lie ready for the next allocation. A thread but the first has heaps of 64 MiB, of which glibc unmaps an empty
-one, however much is to be kept, if this much is free before it: a step that ended just in the next heap had it mapped
-and cleared each time. With 64 MiB a heap would never be given back.
+"""What is to lie ready for the next allocation. A thread but the first has heaps of 64 MiB, of which glibc unmaps an
+empty one, however much is to be kept, if this much is free before it: a step that ended just in the next heap had it
+mapped and cleared each time. With 64 MiB a heap would never be given back.
 """
 
 
 @cache
 def keep_freed_memory(largest: int = 64 << 20) -> None:
-    """Of this process, from now on: up to 128 MiB that were freed, of pieces below `largest` bytes, and a heap of 64 MiB
-    in each arena of its threads. Nothing where the C library is not glibc.
+    """Of this process, from now on: up to 128 MiB that were freed, of pieces below `largest` bytes, and a heap of 64
+    MiB in each arena of its threads. Nothing where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
