@@ -5,8 +5,9 @@ A few at a time, for a node starts a worker for each task that waits in its queu
 there is no CPU that it could ever use.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 import ray
@@ -126,5 +127,10 @@ def _arrived(*_: Any) -> None:
 
 
 def _at_once() -> int:
+    return _PER_CPU * _cpus(int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _cpus(second: int) -> int:  # noqa: ARG001 - a cluster grows and shrinks, but asking takes a millisecond
     resources: Any = ray.cluster_resources  # its annotation is missing
-    return _PER_CPU * max(int(resources().get("CPU", 1)), 1)
+    return max(int(resources().get("CPU", 1)), 1)

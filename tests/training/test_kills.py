@@ -14,7 +14,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlray.training import kinds
 from mlray.training.checkpoint import RunDirectory
 from mlray.training.launch import train
 from mlray.training.run import Run
+from mlray.training.xgboost_trainer import XGBoostTrainer
 from tests.soak import rounds
-from tests.training.made import EPOCHS, PLAIN, config, in_blocks, scores, table, weights
+from tests.training.made import EPOCHS, PLAIN, SPLIT, config, in_blocks, scores, table, weights
 
 DATA = table(20_000)
 LAST_STEP = EPOCHS * 47  # 12,000 training rows in batches of 256
@@ -168,6 +171,26 @@ def test_an_elastic_run_that_loses_its_nodes_goes_on_with_the_worker_that_is_lef
     first, *_, last = (len(start["pids"]) for start in starts(storage / "elastic"))
     assert first > last == 1
     assert_near(run, undisturbed)
+
+
+def test_an_elastic_run_of_trees_that_loses_its_nodes_does_so_too(storage: Path, nodes: Any) -> None:
+    #  rounds  |1---5---10--X              all nodes but the head are lost
+    #                   |11---...---25     one worker
+    directory = storage / "shrunk"
+    small = {"rounds": 25, "checkpoint_rounds": 5, "patience": None, "workers": (1, 8), "cpus_per_worker": 2.5}
+    settings = XGBoostTrainer.Config(split=SPLIT, storage=str(storage), run="shrunk", **small)  # type: ignore[arg-type]
+
+    def lose(metrics: Mapping[str, float]) -> None:
+        if metrics["round"] == 10:
+            lose_nodes(directory, nodes)
+
+    run = kinds.train(settings, in_blocks(DATA, blocks=11), on_epoch=lose)
+
+    went_on = Counter(start["after_round"] for start in starts(directory))
+    first, *_, last = sorted(went_on)
+    assert (first, went_on[first] > went_on[last], last >= 10) == (0, True, True)
+    assert went_on[last] == 1
+    assert run.metrics["rounds"] == len(run.history) == 25
 
 
 @pytest.mark.parametrize("seed", range(rounds(1, 20)))
