@@ -45,8 +45,16 @@ class Axis:
         instants = np.unique(times)
         return cls(first, len(instants) + 1, instants)
 
+    def places(self, codes: Ranges, times: Times) -> Times:
+        """Where on the axis the rows of which it was made lie."""
+        if self.instants is not None:
+            return self.marks(codes, times)
+        offsets = times - self.first
+        offsets += codes * self.stride
+        return offsets
+
     def marks(self, codes: Ranges, bound: Times) -> Times:
-        """Where on the axis the first time >= bound of each code lies; of a row of the axis: its own place."""
+        """Where on the axis the first time >= bound of each code lies."""
         if self.instants is not None:
             return codes * self.stride + np.searchsorted(self.instants, bound)
         offsets = np.clip(bound, self.first, self.first + self.stride - 1)
@@ -69,14 +77,23 @@ class Timeline:
 
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
-        lo, hi = self.first(codes, start), self.first(codes, end)
-        return lo, np.maximum(lo, hi)
+        lo = self._begin(codes) if (start <= self.axis.first).all() else self.first(codes, start)
+        return lo, np.maximum(lo, self.first(codes, end))
 
     def first(self, codes: Ranges, bound: Times) -> Ranges:
         """The first row of the code with time >= bound, or the end of the code's rows; 0 for no such key."""
         found = np.searchsorted(self.marks, self.axis.marks(codes, bound))
         found[codes == NOWHERE] = 0
         return found
+
+    def _begin(self, codes: Ranges) -> Ranges:
+        """The first row of the code; 0 for no such key."""
+        last = int(codes.max(initial=NOWHERE))
+        if last >= len(codes):
+            return self.first(codes, np.full(len(codes), EARLIEST))
+        begin = np.searchsorted(self.marks, np.arange(last + 2) * self.axis.stride)
+        begin[-1] = 0  # where NOWHERE looks
+        return begin[codes]
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""

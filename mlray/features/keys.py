@@ -36,7 +36,9 @@ def distinct(keys: pa.Table) -> tuple[pa.Table, Ranges]:
         return keys, np.zeros(keys.num_rows, dtype=np.int64)
     numbers = _integers(keys)
     if numbers is not None:
-        found = _dense(numbers)
+        found = _ascending(numbers)
+        if found is None:
+            found = _dense(numbers)
         if found is None and len(numbers) <= _FEW:
             found = np.unique(numbers, return_inverse=True)
         if found is not None:
@@ -75,6 +77,16 @@ def _integers(keys: pa.Table) -> Ranges | None:
         return None
     numbers: Ranges = keys.column(0).to_numpy()
     return numbers
+
+
+def _ascending(numbers: Ranges) -> tuple[Ranges, Ranges] | None:
+    """(distinct, codes) of numbers that ascend, as in a managed copy; None where they do not. An eighth of `_dense`."""
+    if not len(numbers) or not bool((numbers[1:] >= numbers[:-1]).all()):
+        return None
+    changed = numbers[1:] != numbers[:-1]
+    codes = np.zeros(len(numbers), dtype=np.int64)
+    np.cumsum(changed, out=codes[1:])
+    return np.concatenate([numbers[:1], numbers[1:][changed]]), codes
 
 
 def _dense(numbers: Ranges) -> tuple[Ranges, Ranges] | None:

@@ -52,14 +52,16 @@ def in_order(view: FeatureView, events: pa.Table, codes: Ranges) -> Order:
     """Orders events; `codes`: of their entities."""
     times = events.column(TS).to_numpy()
     axis = Axis.of(codes, times)
-    marks = axis.marks(codes, times)
+    marks = axis.places(codes, times)
     rows = _by_marks(marks, codes, times)
     ordered = marks if rows is None else marks[rows]
     tied = _tied(ordered)
     same = np.zeros(max(len(marks) - 1, 0), dtype=np.bool_)
     if len(tied):
+        lay_so = rows is None
         rows = np.arange(len(marks)) if rows is None else rows
         same = _settle(view, events, rows, ordered, tied)
+        rows = None if lay_so and bool((rows[tied] == tied).all()) else rows
     return Order(axis, rows, ordered, same)
 
 

@@ -12,6 +12,8 @@ KEYS = {
     "close together": RNG.integers(-50, 50, 1000).tolist(),
     "far apart": RNG.choice([-(2**63), -7, 0, 2**40, 2**63 - 1], 1000).tolist(),
     "far apart and many": RNG.integers(0, 2**62, 70_000).repeat(2).tolist(),
+    "in order": [-(2**63), *sorted(RNG.integers(-50, 50, 1000).tolist()), 2**63 - 1],
+    "one": [7],
     "text": RNG.choice(["", "a", "\0", "ä"], 1000).tolist(),
 }
 
