@@ -9,8 +9,9 @@ from mlray.errors import ConfigError, RayUnavailable
 
 NAMESPACE = "mlray"
 
-# Shuffle tasks run in worker pools of their own; a small node that keeps only one idle worker per CPU kills and
-# restarts Python processes at every shuffle (10,000 rows: 6-9 s instead of 0.5 s).
+# A small node that keeps only one idle worker per CPU ends Python processes after every rest and starts them again; so
+# it does in each of Ray Data's own shuffles, whose tasks run in worker pools of their own (10,000 rows: 6-9 s instead
+# of 0.5 s).
 _LOCAL_ENVIRONMENT = {
     "RAY_num_workers_soft_limit": "10",
     # The start and the end of a training each wait for the controller's next look, which is every 2 s otherwise.
