@@ -33,17 +33,19 @@ class Axis:
     first: int
     stride: int
     instants: Times | None
+    top: int
+    """The greatest code. One beyond it, however great, has no rows and lies at the end; it does not wrap around."""
 
     @classmethod
     def of(cls, codes: Ranges, times: Times) -> "Axis":
         """The axis on which these rows find room."""
         if not len(times):
-            return cls(0, 2, None)
-        first, last = int(times.min()), int(times.max())
-        if (int(codes.max()) + 1) * (last - first + 2) <= _SAFE:
-            return cls(first, last - first + 2, None)
+            return cls(0, 2, None, NOWHERE)
+        first, last, top = int(times.min()), int(times.max()), int(codes.max())
+        if (top + 1) * (last - first + 2) <= _SAFE:
+            return cls(first, last - first + 2, None, top)
         instants = np.unique(times)
-        return cls(first, len(instants) + 1, instants)
+        return cls(first, len(instants) + 1, instants, top)
 
     def places(self, codes: Ranges, times: Times) -> Times:
         """Where on the axis the rows of which it was made lie."""
@@ -55,6 +57,7 @@ class Axis:
 
     def marks(self, codes: Ranges, bound: Times) -> Times:
         """Where on the axis the first time >= bound of each code lies."""
+        codes = np.minimum(codes, self.top + 1)
         if self.instants is not None:
             return codes * self.stride + np.searchsorted(self.instants, bound)
         offsets = np.clip(bound, self.first, self.first + self.stride - 1)
@@ -88,12 +91,12 @@ class Timeline:
 
     def _begin(self, codes: Ranges) -> Ranges:
         """The first row of the code; 0 for no such key."""
-        last = int(codes.max(initial=NOWHERE))
+        last = self.axis.top + 1
         if last >= len(codes):
             return self.first(codes, np.full(len(codes), EARLIEST))
         begin = np.searchsorted(self.marks, np.arange(last + 2) * self.axis.stride)
         begin[-1] = 0  # where NOWHERE looks
-        return begin[codes]
+        return begin[np.minimum(codes, last)]
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""

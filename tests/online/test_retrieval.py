@@ -148,3 +148,22 @@ def test_statuses_and_event_times() -> None:
     assert minutes == [-10, -4, -45, None, None, -10]
     plain = get_features(store, ml.FeatureService("s", features=[VIEW]), asked, at)
     assert found.select(plain.column_names).equals(plain)
+
+
+def test_keys_without_events_beside_one_of_all_years_meet_none_of_its_events() -> None:
+    #  key 0   year 1 |--x---------x-----------x--| 9999      keys 1 to 299: nothing
+    #  asked                          noon
+    year_1, year_9999 = -62_135_596_800_000_000, 253_402_214_400_000_000
+    table = pa.table({
+        "k": [0, 0, 0],
+        "at": pa.array([year_1, NOON - 1, year_9999], INSTANT),
+        "n": [1, 2, 3],
+    })  # fmt: skip
+    view = ml.FeatureView("w", entity=VIEW.entity, source=SOURCE, features=["n", ml.Count(windows=[ml.days(300_000)])])
+    store = open_store("memory://all-years")
+    state.load(store, view, events(view, table), version=0, until=NOON, history=3000 * 365 * 24 * 60 * MINUTE)
+    keys = pa.table({"k": pa.array(range(300), pa.int64())})
+    reader = Reader(store, ml.FeatureService("w", features=[view]))
+    found = reader.read(keys, instants(pa.array([NOON] * 300, INSTANT), "at")).to_arrow()
+    assert found["n"].to_pylist() == [2] + [None] * 299
+    assert found[view.names[1]].to_pylist() == [1] + [0] * 299
