@@ -80,23 +80,22 @@ class Timeline:
 
     def positions(self, codes: Ranges, start: Times, end: Times) -> tuple[Ranges, Ranges]:
         """The range of rows with the query's code and start <= time < end; empty where start >= end or no such key."""
-        lo = self._begin(codes) if (start <= self.axis.first).all() else self.first(codes, start)
+        from_all = self.axis.top + 1 < len(codes) and bool((start <= self.axis.first).all())
+        lo = self._begin(codes) if from_all else self.first(codes, start)
         return lo, np.maximum(lo, self.first(codes, end))
 
     def first(self, codes: Ranges, bound: Times) -> Ranges:
-        """The first row of the code with time >= bound, or the end of the code's rows; 0 for no such key."""
+        """The first row of the code with time >= bound, or the end of the code's rows; 0 for the code NOWHERE."""
         found = np.searchsorted(self.marks, self.axis.marks(codes, bound))
         found[codes == NOWHERE] = 0
         return found
 
     def _begin(self, codes: Ranges) -> Ranges:
-        """The first row of the code; 0 for no such key."""
-        last = self.axis.top + 1
-        if last >= len(codes):
-            return self.first(codes, np.full(len(codes), EARLIEST))
-        begin = np.searchsorted(self.marks, np.arange(last + 2) * self.axis.stride)
+        """As `first` for a bound before all rows, by a look at each code there is, not at each question."""
+        beyond = self.axis.top + 1
+        begin = np.searchsorted(self.marks, np.arange(beyond + 2) * self.axis.stride)
         begin[-1] = 0  # where NOWHERE looks
-        return begin[np.minimum(codes, last)]
+        return begin[np.minimum(codes, beyond)]
 
     def current(self, rows: Ranges, q: Times) -> NDArray[np.bool_]:
         """Whether each row is current at its q."""

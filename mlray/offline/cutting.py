@@ -54,8 +54,7 @@ def retyped(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     if rows.schema.equals(schema):
         return rows
     size = -(-rows.num_rows // (2 * rows.nbytes // _LONG + 1)) or 1
-    parts = [_from_zero(rows.slice(i, size), schema) for i in range(0, max(rows.num_rows, 1), size)]
-    return pa.concat_tables([part.cast(schema) for part in parts])
+    return pa.concat_tables([_cast(rows.slice(i, size), schema) for i in range(0, max(rows.num_rows, 1), size)])
 
 
 def roomy(rows: pa.Table) -> pa.Table:
@@ -80,18 +79,18 @@ def _tight(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     if rows.schema.equals(schema):
         return rows
     fits = [f if rows.column(f.name).nbytes < _LONG else rows.schema.field(f.name) for f in schema]
-    return _from_zero(rows, pa.schema(fits)).cast(pa.schema(fits))
+    return _cast(rows, pa.schema(fits))
 
 
-def _from_zero(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows, columns of another type than in `schema` copied: a slice keeps the offsets of the whole, of which some
-    do not fit 32 bits.
+def _cast(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in these types. A chunk of another one is copied first: a slice keeps the offsets of the whole, of which
+    some do not fit 32 bits.
     """
-    for i, (name, kind) in enumerate(zip(rows.schema.names, schema.types, strict=True)):
-        column = rows.column(i)
-        if column.type != kind and column.num_chunks:
-            rows = rows.set_column(i, name, pa.concat_arrays(column.chunks))
-    return rows
+    columns = [
+        column if column.type == kind else pa.chunked_array([pa.concat_arrays([c]) for c in column.chunks], column.type)
+        for column, kind in zip(rows.columns, schema.types, strict=True)
+    ]
+    return pa.table(columns, schema=rows.schema).cast(schema)
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:

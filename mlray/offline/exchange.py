@@ -138,8 +138,8 @@ def gather(refs: Sequence[Any]) -> pa.Table:
 
 
 def exchange(lane: Lane, task: Any, count: int, arguments: Iterable[tuple[Any, ...]]) -> Cuts:
-    """What `task`, which gives what `returned` makes of its cuts, cuts of each of the arguments; the last of it may
-    still be under way.
+    """Runs `task` once for each of the arguments: it returns what `returned` makes of its cuts. The last may still be
+    under way.
     """
     run = task.options(num_returns=count + 1).remote
     outputs = [lane.start(partial(run, *given)) for given in arguments]
