@@ -71,3 +71,7 @@ def test_nor_does_one_in_a_thread_whose_memory_ends_in_another_of_glibcs_heaps()
 def test_that_something_lies_ready_keeps_at_most_128_mib_more(where: str) -> None:
     ready, unready = measured([0], where, "keep")[1], measured([0], where, "keep", "unready")[1]
     assert ready <= unready + 128
+
+
+def test_of_much_that_was_freed_at_most_128_mib_are_kept() -> None:
+    assert measured([0], "keep")[1] <= measured([0])[1] + 128
