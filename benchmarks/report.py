@@ -25,10 +25,10 @@ _CONSOLE = Console(width=120)
 class Report:
     """The write-up of one theme, in the order in which it is told."""
 
-    def __init__(self, theme: str, title: str, command: str) -> None:
+    def __init__(self, theme: str, title: str, command: str, packages: Sequence[str] = PACKAGES) -> None:
         self.theme = theme
         self.right = True
-        self._lines = [f"# {title}", "", f"`{command}`", "", *_surroundings(), ""]
+        self._lines = [f"# {title}", "", f"`{command}`", "", *_surroundings(packages), ""]
         _CONSOLE.print(f"\n{title}", style="bold")
 
     def text(self, paragraph: str) -> None:
@@ -122,10 +122,10 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _surroundings() -> list[str]:
+def _surroundings(packages: Sequence[str]) -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     load = os.getloadavg()[0]
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {version(name)}" for name in packages)
     return [
         f"{datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores of {_processor()}, {gib(memory)} GiB, Linux "
         f"{platform.release()}; load {load:.1f} before the start.",

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,20 @@ def kill(victim: Callable[[Path], int]) -> Callable[[Path, Any], None]:
 
 
 def lose_node(run: Path, nodes: Any) -> None:
-    """All processes of a node, with that of a worker among them; never the head."""
+    """A node with a worker; never the head."""
     pids = set(map(int, starts(run)[-1]["pids"]))
-    lost = next(node for node in nodes.worker_nodes if pids & set(family(raylet_of(node))))
-    nodes.remove_node(lost, allow_graceful=False)
+    lose(nodes, [next(node for node in nodes.worker_nodes if pids & set(family(raylet_of(node))))])
+
+
+def lose(nodes: Any, lost: list[Any]) -> None:
+    """All processes of these nodes at once, as if the power went. A worker by itself looks after its raylet once a
+    second, and could train to the end meanwhile.
+    """
+    for pid in [pid for node in lost for pid in family(raylet_of(node))]:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGKILL)
+    for node in lost:
+        nodes.remove_node(node, allow_graceful=False)
 
 
 def raylet_of(node: Any) -> int:
@@ -108,8 +118,7 @@ def raylet_of(node: Any) -> int:
 
 def lose_nodes(_: Path, nodes: Any) -> None:
     """Every one but the head."""
-    for node in list(nodes.worker_nodes):
-        nodes.remove_node(node, allow_graceful=False)
+    lose(nodes, list(nodes.worker_nodes))
 
 
 KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]] = {
@@ -180,11 +189,11 @@ def test_an_elastic_run_of_trees_that_loses_its_nodes_does_so_too(storage: Path,
     small = {"rounds": 25, "checkpoint_rounds": 5, "patience": None, "workers": (1, 8), "cpus_per_worker": 2.5}
     settings = XGBoostTrainer.Config(split=SPLIT, storage=str(storage), run="shrunk", **small)  # type: ignore[arg-type]
 
-    def lose(metrics: Mapping[str, float]) -> None:
+    def after_ten(metrics: Mapping[str, float]) -> None:
         if metrics["round"] == 10:
             lose_nodes(directory, nodes)
 
-    run = kinds.train(settings, in_blocks(DATA, blocks=11), on_epoch=lose)
+    run = kinds.train(settings, in_blocks(DATA, blocks=11), on_epoch=after_ten)
 
     went_on = Counter(start["after_round"] for start in starts(directory))
     first, *_, last = sorted(went_on)
