@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,9 +17,8 @@ from torch import Tensor
 from mlray.errors import ConfigError, CorruptArtifact, TrainingFailed
 from mlray.training.checkpoint import History, Progress, RunDirectory, Snapshot, best_epochs, is_over
 from mlray.training.config import TrainerConfig
-from mlray.training.device import Batch, compiled, draw_from
 from mlray.training.divergence import suspect, worst
-from mlray.training.feed import Stream, ahead, batches, share
+from mlray.training.feed import Rows, Stream, ahead, batches, share
 from mlray.training.group import Group
 from mlray.training.model import Model, Signature, load_model
 from mlray.training.network import Features, NetworkScorer
@@ -132,7 +132,7 @@ class Trainer:
         """Whether a run of this history has ended."""
         return is_over(history, self.metric, self.greater, self.config.epochs, self.config.patience)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Rows]:
         """What is left of this epoch, this rank's rows of each batch."""
         sampling = self.config.sampling
         drawn = batches(
@@ -144,9 +144,9 @@ class Trainer:
             world=self.group.world,
             start=self.progress.batch,
         )
-        return ahead((Batch.of(rows, self.group.device) for rows in drawn), sampling.prefetch)
+        return ahead(drawn, sampling.prefetch)
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Rows) -> None:
         """One batch: its gradients, summed over the ranks, and the weights moved by them."""
         asked, at = self.clock(), self.progress
         self.differentiate(batch)
@@ -170,22 +170,25 @@ class Trainer:
         if self.group.rank == 0 and self.began - self.told_at >= EVERY_SECONDS:
             self.tell()
 
-    def differentiate(self, batch: Batch) -> None:
+    def differentiate(self, batch: Rows) -> None:
         """The gradients of this rank's rows, of one batch the same each time."""
         at = self.progress
-        draw_from(derive(self.config.seed, at.epoch + 1, at.batch, self.group.rank), self.group.device)
+        self.group.draw_from(derive(self.config.seed, at.epoch + 1, at.batch, self.group.rank))
         self.network.train()
         self.gradients.clear()
-        for piece in batch.pieces(self.config.optimizer.accumulate):
+        for piece in pieces(batch, self.config.optimizer.accumulate):
             self.gradients.add_loss(self.loss(piece))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Rows) -> Tensor:
         """These rows' part of the mean loss over `batch_size` rows; a short last batch weighs less in proportion."""
         return self.losses(batch).sum() / self.config.sampling.batch_size
 
-    def losses(self, batch: Batch) -> Tensor:
+    def losses(self, batch: Rows) -> Tensor:
         """(n,) one per row, by its weight."""
-        numbers, codes, labels, weights = batch.tensors
+        device = self.group.device
+        numbers, codes, labels, weights = (
+            torch.from_numpy(values).to(device) for values in (batch.numbers, batch.codes, batch.labels, batch.weights)
+        )
         with self.autocast():
             outputs = self.forward(numbers, codes)
         return self.scorer.losses(outputs.float(), labels) * weights
@@ -325,7 +328,7 @@ class Trainer:
         """Whether more of the metric is better."""
         return self.task.greater(self.metric.removeprefix("validation_"))
 
-    def diverged(self, loss: float, norm: float, batch: Batch) -> str:
+    def diverged(self, loss: float, norm: float, batch: Rows) -> str:
         """What every rank says of it, by the rows of the rank that had it."""
         at, rate = self.progress, self.optimizer.param_groups[0]["lr"]
         self.saver.settled()  # what is being written counts
@@ -334,7 +337,7 @@ class Trainer:
         with torch.no_grad():
             losses = self.losses(batch).cpu().numpy()
         wild = not torch.isfinite(self.gradients.flat).all()
-        rank, found = worst(self.group, suspect(batch.rows, losses, wild))
+        rank, found = worst(self.group, suspect(batch, losses, wild))
         largest = f"; the loss of {found.odd:.0f} rows of worker {rank} is not finite" if found.odd else ""
         if self.preprocessing.width:
             name = self.preprocessing.column_names()[int(found.column)]
@@ -346,6 +349,12 @@ class Trainer:
         )
 
 
+def pieces(batch: Rows, count: int) -> Iterator[Rows]:
+    """The batch in `count` runs of rows of about one length; empty ones are left out."""
+    ends = np.linspace(0, len(batch), count + 1).astype(int)
+    return (batch.take(slice(a, b)) for a, b in pairwise(ends) if a < b)
+
+
 def copied(state: Any) -> Any:
     """A deep copy, its tensors on the CPU."""
     if isinstance(state, Tensor):
@@ -353,6 +362,15 @@ def copied(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: copied(value) for key, value in state.items()}
     return [copied(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def compiled(network: Any, device: torch.device) -> Any:
+    """The network through torch.compile; ConfigError where the CPU has no compiler for it."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ConfigError(
+            "training: compile needs a C++ compiler on each node (g++ or clang++); install one, or leave it"
+        )
+    return torch.compile(network, dynamic=True)
 
 
 def derive(*numbers: int) -> int:
