@@ -18,12 +18,13 @@ class Group:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
 
     def draw_from(self, seed: int) -> None:
-        """Seeds what this device and the CPU draw from, as torch.manual_seed would: that one looks for every kind of
-        device that torch knows and writes down the stack for each that is not there, 0.1 ms and more in every step.
+        """Seeds what the CPU and this device draw from, as torch.manual_seed would. That one also writes down the stack
+        for kinds of devices that are not there: 0.1 ms and more, in every step.
         """
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks, in place, the same bits on each."""

@@ -14,8 +14,8 @@ from mlray.training.checkpoint import RunDirectory
 from mlray.training.group import Group
 from mlray.training.launch import train
 from mlray.training.run import Run
-from tests.training.made import PLAIN, config, in_blocks, table, trainer
-from tests.training.test_kills import assert_near, killing, starts
+from tests.training.made import EPOCHS, PLAIN, config, in_blocks, table, trainer
+from tests.training.test_kills import LAST_STEP, assert_near, killing, starts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU on this machine")
 
@@ -38,8 +38,21 @@ def test_a_run_takes_the_gpu_where_each_worker_has_one_and_ends_near_the_cpu(und
     assert_near(run, undisturbed)
 
 
-def test_a_run_of_more_workers_than_gpus_stays_on_the_cpu(undisturbed: Run, storage: Path) -> None:  # noqa: ARG001
-    assert [start["device"] for start in starts(storage / "undisturbed")] == ["cpu"]
+def test_a_run_of_more_workers_than_gpus_stays_on_the_cpu(storage: Path) -> None:
+    train(config(storage, run="two-cpus", epochs=1), in_blocks(DATA))
+    assert [start["device"] for start in starts(storage / "two-cpus")] == ["cpu"]
+
+
+def test_a_step_draws_the_same_again_from_its_seed() -> None:
+    group = Group(device=torch.device("cuda", 0))
+
+    def drawn(seed: int) -> list[float]:
+        group.draw_from(seed)
+        return [torch.rand(1, device=device).item() for device in ("cpu", "cuda")]
+
+    first, other, again = drawn(5), drawn(6), drawn(5)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
 
 
 def test_a_run_whose_worker_and_controller_are_killed_ends_near_one_that_nothing_happened_to(
@@ -75,7 +88,7 @@ def test_two_workers_over_nccl_agree_with_one_on_the_cpu_but_for_the_rounding(tm
     alone = trainer(config(tmp_path, run="one", **PLAIN), DATA).train()
 
     [*_, last] = RunDirectory(tmp_path / "two").history()
-    assert last["step"] == 470
+    assert last["step"] == LAST_STEP
     for name in ("train_loss", "validation_auc"):
         assert last[name] == pytest.approx(RunDirectory(tmp_path / "one").history()[-1][name], abs=1e-4)
-    assert alone["epochs"] == 10
+    assert alone["epochs"] == EPOCHS

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,11 @@ def after_a_write(run: Path, after: int) -> bool:
     return before >= after and wait_for(lambda: RunDirectory(run).latest() > before)
 
 
+def between_rounds(run: Path, after: int) -> bool:
+    """So many rounds of trees are on the disk."""
+    return any(int(path.name) >= after for path in (run / "rounds").glob("[0-9]*"))
+
+
 def wait_for(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 120
     while not condition():
@@ -104,6 +109,8 @@ def lose(nodes: Any, lost: list[Any]) -> None:
     """All processes of these nodes at once, as if the power went. A worker by itself looks after its raylet once a
     second, and could train to the end meanwhile.
     """
+    for node in lost:
+        os.kill(raylet_of(node), signal.SIGSTOP)  # so that it starts nobody meanwhile
     for pid in [pid for node in lost for pid in family(raylet_of(node))]:
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(pid, signal.SIGKILL)
@@ -128,7 +135,12 @@ KILLS: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]
     "the controller": (within_a_step, kill(controller)),
     "a node": (within_a_step, lose_node),
 }
-LOSS = {"all nodes": (within_a_step, lose_nodes)}
+MORE: dict[str, tuple[Callable[[Path, int], bool], Callable[[Path, Any], None]]] = {
+    "all nodes": (within_a_step, lose_nodes),
+    "all nodes between rounds": (between_rounds, lose_nodes),
+    "a worker between rounds": (between_rounds, kill(lambda run: int(starts(run)[-1]["pid"]))),
+    "the controller between rounds": (between_rounds, kill(controller)),
+}
 
 
 @contextmanager
@@ -138,7 +150,7 @@ def killing(run: Path, nodes: Any, kills: list[str], steps: list[int]) -> Iterat
 
     def kill_all() -> None:
         for number, (name, after) in enumerate(zip(kills, steps, strict=True)):
-            is_time, deed = (KILLS | LOSS)[name]
+            is_time, deed = (KILLS | MORE)[name]
             wait_for(lambda n=number: len(starts(run)) > n)  # type: ignore[misc]
             wait_for(lambda t=is_time, a=after: t(run, a))  # type: ignore[misc]
             deed(run, nodes)
@@ -184,22 +196,17 @@ def test_an_elastic_run_that_loses_its_nodes_goes_on_with_the_worker_that_is_lef
 
 def test_an_elastic_run_of_trees_that_loses_its_nodes_does_so_too(storage: Path, nodes: Any) -> None:
     #  rounds  |1---5---10-..X             all nodes but the head are lost
-    #                      |..---...---200  one worker
-    directory = storage / "shrunk"
-    small = {"rounds": 200, "checkpoint_rounds": 5, "patience": None, "workers": (1, 8), "cpus_per_worker": 2.5}
+    #                      |..---...---150  one worker
+    small = {"rounds": 150, "checkpoint_rounds": 5, "patience": None, "workers": (1, 8), "cpus_per_worker": 2.5}
     settings = XGBoostTrainer.Config(split=SPLIT, storage=str(storage), run="shrunk", **small)  # type: ignore[arg-type]
+    with killing(storage / "shrunk", nodes, ["all nodes between rounds"], [10]):
+        run = kinds.train(settings, in_blocks(DATA, blocks=11))
 
-    def after_ten(metrics: Mapping[str, float]) -> None:
-        if metrics["round"] == 10:
-            lose_nodes(directory, nodes)
-
-    run = kinds.train(settings, in_blocks(DATA, blocks=11), on_epoch=after_ten)
-
-    went_on = Counter(start["after_round"] for start in starts(directory))
+    went_on = Counter(start["after_round"] for start in starts(storage / "shrunk"))
     first, *_, last = sorted(went_on)
     assert (first, went_on[first] > went_on[last], last >= 10) == (0, True, True)
     assert went_on[last] == 1
-    assert run.metrics["rounds"] == len(run.history) == 200
+    assert run.metrics["rounds"] == len(run.history) == 150
 
 
 @pytest.mark.parametrize("seed", range(rounds(1, 20)))
@@ -228,7 +235,7 @@ def test_one_worker_and_two_agree_but_for_the_rounding(undisturbed: Run, storage
 
 
 def assert_near(run: Run, undisturbed: Run) -> None:
-    """Of another number of workers: not the same bits, but metrics within 1e-4."""
+    """Of another number of workers, or another device: not the same bits, but metrics within 1e-4."""
     assert weights(Path(run.checkpoint).parent) != weights(Path(undisturbed.checkpoint).parent)
     for name in ("train_loss", "validation_auc", "test_auc", "test_log_loss"):
         assert run.metrics[name] == pytest.approx(undisturbed.metrics[name], abs=1e-4)

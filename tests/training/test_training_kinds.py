@@ -1,9 +1,6 @@
 """Trees and estimators on a cluster: trained as networks are, the same again from the same seed, whatever is killed."""
 
 import json
-import os
-import signal
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from mlray.training.trainer import Trainer
 from mlray.training.xgboost_trainer import XGBoostTrainer
 from tests.soak import rounds
 from tests.training.made import SPLIT, in_blocks, table
-from tests.training.test_kills import controller
+from tests.training.test_kills import killing, starts
 
 DATA = table(6_000)
 TREES = {"subsample": 0.8, "colsample_bytree": 0.7, "max_depth": 3}
@@ -38,37 +35,21 @@ def forest(storage: Path, **settings: Any) -> SklearnTrainer.Config:
     return SklearnTrainer.Config(**{"split": SPLIT, "storage": str(storage), **few, **settings})
 
 
-def workers(run: Path) -> list[dict[str, int]]:
-    return [json.loads(line) for line in (run / "workers.jsonl").read_text().splitlines()]
-
-
-VICTIMS: dict[str, Callable[[Path], int]] = {
-    "a worker": lambda run: workers(run)[0]["pid"],
-    "the controller": controller,
-}
-
-
 @pytest.mark.parametrize("seed", range(rounds(1, 20)))
 def test_trees_learn_on_two_workers_also_where_one_or_the_controller_is_killed(
     ray_cluster: str, storage: Path, seed: int  # noqa: ARG001
 ) -> None:
-    #  rounds     |1---5---10--X          killed by SIGKILL once round 10 is on the disk
-    #                      |11---...---25
-    victim = list(VICTIMS)[seed % len(VICTIMS)]  # in `make test` a worker; test_workers.py has a controller, too
-    path, killed = storage / f"grown-{seed}", []
+    #  rounds     |1---5---10-X            killed by SIGKILL once round 10 is on the disk
+    #                      |11---...---150
+    victim = ("a worker", "the controller")[seed % 2]  # in `make test` a worker; test_workers.py has a controller, too
+    path = storage / f"grown-{seed}"
+    with killing(path, None, [f"{victim} between rounds"], [10]):
+        run = train(trees(storage, path.name, rounds=150), in_blocks(DATA))
 
-    def kill(metrics: Mapping[str, float]) -> None:
-        if metrics["round"] == 10:
-            killed.append(VICTIMS[victim](path))
-            os.kill(killed[0], signal.SIGKILL)
-
-    run = train(trees(storage, path.name), in_blocks(DATA), on_epoch=kill)
-
-    assert killed
-    assert [worker["after_round"] > 0 for worker in workers(path)] == [False, False, True, True]
-    assert sorted(worker["rank"] for worker in workers(path)) == [0, 0, 1, 1]
+    assert [worker["after_round"] > 0 for worker in starts(path)] == [False, False, True, True]
+    assert sorted(worker["rank"] for worker in starts(path)) == [0, 0, 1, 1]
     assert run.metrics["test_auc"] > 0.75
-    assert run.metrics["rounds"] == len(run.history) == 25
+    assert run.metrics["rounds"] == len(run.history) == 150
     assert run.history[0].keys() == {"round", "validation_log_loss"}
     assert load_model(run.checkpoint).predict(DATA.slice(5_000)).shape == (1000,)
     assert json.loads(Path(run.checkpoint, "gates.json").read_text())["gates"]["evaluation"]["passed"]
