@@ -81,8 +81,8 @@ def measured(hidden: tuple[int, ...], dtype: str, parts: dict[str, Rows], device
 
 
 def bare(hidden: tuple[int, ...], dtype: str, rows: Rows, device: str, batch: int) -> float:
-    """Rows a second of a plain loop of torch that holds every row on the device, in order, and never looks at the loss:
-    what no loop that is fed exceeds by much.
+    """Rows a second of a plain loop of torch that holds every row on the device, takes them as they lie and waits for
+    it at the end of an epoch only: about what a loop that is fed cannot exceed.
     """
     numbers, codes, labels = (torch.from_numpy(v).to(device) for v in (rows.numbers, rows.codes, rows.labels))
     network = MLP(hidden=hidden).build(Features.of(preprocessing(), Task())).to(device)
@@ -122,8 +122,8 @@ def run(options: Options, device: str, rows: int, batch: int) -> None:
             table.append((f"{model}, {dtype}", *speeds, f"{found['stall']:.0%}", peak))
     report.text(
         f"{rows:,} rows, {NUMBERS} numbers and {CATEGORIES} categories, batches of {batch:,}; the {EPOCHS - 1} epochs "
-        f"after the first. CUDA {torch.version.cuda}. The bare loop holds all rows on the device and never reads the "
-        "loss back. Memory is the peak, scoring in float64 included."
+        f"after the first. CUDA {torch.version.cuda}. The bare loop holds all rows on the device and waits for it at "
+        "the end of an epoch only. Memory is the peak, scoring in float64 included."
     )
     headers = ["model", "rows/s", "bare loop rows/s", "of the bare loop", "waited for rows", "GPU memory GiB"]
     report.table("One process, one device", headers, table)

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
 from mlray.training import kinds
 from mlray.training.checkpoint import RunDirectory
@@ -166,6 +168,9 @@ def killing(run: Path, nodes: Any, kills: list[str], steps: list[int]) -> Iterat
 def nodes(ray_nodes: Any) -> Iterator[Any]:
     """The head with 4 CPUs and two nodes with 3: each has room for one worker of 2.5, and one of them can be spared."""
     added = [ray_nodes.add_node(num_cpus=3) for _ in range(2)]
+    # By what this actor knows of an elastic run begins; by itself it looks for nodes every 20 s.
+    coordinator = get_or_create_autoscaling_coordinator()
+    ray.get(coordinator.get_reserved_resources.remote("nobody", recompute=True))
     yield ray_nodes
     for node in set(added) & ray_nodes.worker_nodes:
         ray_nodes.remove_node(node)
