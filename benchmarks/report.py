@@ -125,11 +125,11 @@ def _row(cells: Sequence[str]) -> str:
 def _surroundings(packages: Sequence[str]) -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     load = os.getloadavg()[0]
-    packages = ", ".join(f"{name} {version(name)}" for name in packages)
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return [
         f"{datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores of {_processor()}, {gib(memory)} GiB, Linux "
         f"{platform.release()}; load {load:.1f} before the start.",
-        f"mlray at {_commit()}, Python {platform.python_version()}, {packages}.",
+        f"mlray at {_commit()}, Python {platform.python_version()}, {versions}.",
     ]
 
 

@@ -20,7 +20,6 @@ from tests.training.test_kills import LAST_STEP, assert_near, killing, starts
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU on this machine")
 
 DATA = table(20_000)
-SAID = ("train_loss", "validation_auc", "test_auc", "test_log_loss")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,8 +70,7 @@ def test_a_run_whose_worker_and_controller_are_killed_ends_near_one_that_nothing
 def test_bfloat16_and_compilation_learn_the_same(undisturbed: Run, storage: Path) -> None:
     settings = {"dtype": "bfloat16", "compile": True, "workers": 1, **PLAIN}
     run = train(config(storage, run="gpu-half", **settings), in_blocks(DATA))
-    for name in SAID:
-        assert run.metrics[name] == pytest.approx(undisturbed.metrics[name], abs=0.01)
+    assert_near(run, undisturbed, within=0.01)
 
 
 def one_of_two(rank: int, folder: Path) -> None:
